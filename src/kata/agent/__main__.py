@@ -1,0 +1,125 @@
+"""The agent's start: as the guest's first process, or (with --server-addr) as a service for tests on a host.
+
+As PID 1 it must never end by itself: that panics the kernel. Whatever goes wrong is written to the console,
+then the VM is powered off. Nothing but starting and ending belongs here.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+
+from kata.agent.config import Config, parse_cmdline
+from kata.agent.sandbox import Limits, Sandbox
+from kata.agent.service import AgentService, Health, to_status
+from kata.errors import KataError
+from kata.linux import syscalls
+from kata.linux.fds import read_text
+from kata.linux.reaper import Reaper
+from kata.log import Logger
+from kata.protocol.server import Server
+from kata.protocol.transport import listen
+from kata.version import __version__
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import FrameType
+
+USAGE = """usage: kata-agent [--version] [--server-addr ADDRESS [--log-level LEVEL] [--no-cgroups]
+[--no-device-rules]]
+
+Without arguments the agent is the first process of a guest. With --server-addr it serves on a host, for
+tests: it mounts nothing at start. --no-cgroups is for hosts without a usable cgroup v2 (crun makes no cgroups
+then), --no-device-rules for hosts without CAP_SYS_RESOURCE.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the agent; the exit code. As PID 1 without --server-addr it does not return."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if "--version" in arguments:
+        print(f"kata-agent {__version__}")
+        return 0
+    if os.getpid() == 1 and "--server-addr" not in arguments:
+        run_as_init()
+    return run_as_service(arguments)
+
+
+def run_as_init() -> None:
+    """Boot, serve until told to end, power off."""
+    try:
+        from kata.agent import init
+
+        init.set_up()
+        config = parse_cmdline(read_text("/proc/cmdline"))
+        serve(config, config.server_addr or init.find_channel(), Limits())
+    except KataError as error:
+        say(f"{error.what}. {error.hint}")
+    except BaseException:  # noqa: BLE001 - the first process has nobody to hand an error to
+        sys.__excepthook__(*sys.exc_info())
+    finally:
+        power_off()
+
+
+def run_as_service(arguments: Sequence[str]) -> int:
+    """Serve on a host until SIGTERM or DestroySandbox; 2 for arguments that make no sense."""
+    values = option_values(arguments)
+    if "--server-addr" not in values or any(word in ("-h", "--help") for word in arguments):
+        say(USAGE)
+        return 0 if "--help" in arguments or "-h" in arguments else 2
+    syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
+    limits = Limits("--no-cgroups" not in arguments, "--no-device-rules" not in arguments)
+    try:
+        serve(Config(log=values.get("--log-level", "info")), values["--server-addr"], limits)
+    except KataError as error:
+        say(f"{error.what}. {error.hint}")
+        return 1
+    return 0
+
+
+def option_values(arguments: Sequence[str]) -> dict[str, str]:
+    """Every argument with the one behind it."""
+    return {word: arguments[index + 1] for index, word in enumerate(arguments[:-1])}
+
+
+def serve(config: Config, address: str, limits: Limits) -> None:
+    """Serve on `address` until a signal or DestroySandbox says to end."""
+    stop = threading.Event()
+    reaper = Reaper()
+    reaper.on_signal = lambda signo: stop.set()
+    for signo in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signo, _wake_reaper)
+    log = Logger(2, level=config.log, name="kata-agent")
+    sandbox = Sandbox(config, reaper, log, shut_down=stop.set, limits=limits)
+    server = Server({"grpc.AgentService": AgentService(sandbox), "grpc.Health": Health()}, to_status)
+    listener = listen(address)
+    thread = threading.Thread(target=server.serve, args=(listener,), name="server", daemon=True)
+    thread.start()
+    log.info("serving", version=__version__, address=address, pid=os.getpid())
+    stop.wait()
+    log.info("ending")
+    server.close()  # the request that ends us still gets its answer
+    reaper.close()
+
+
+def say(text: str) -> None:
+    """Write to the console, or standard error."""
+    os.write(2, f"kata-agent: {text.rstrip()}\n".encode("utf-8", "backslashreplace"))
+
+
+def power_off() -> None:
+    """End the VM: what is written reaches the disks, then the power goes."""
+    os.sync()
+    syscalls.reboot(syscalls.RB_POWER_OFF)
+    signal.pause()  # an emergency net: PID 1 must not return even where no power can be switched off
+
+
+def _wake_reaper(signo: int, frame: FrameType | None) -> None:
+    """The reaper's thread hears of it through the wakeup descriptor and calls `on_signal`."""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

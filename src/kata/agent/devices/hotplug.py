@@ -1,0 +1,81 @@
+"""Waiting for the devices that the host announces: from the protocol's names to the node or interface.
+
+Called by device handlers, storage handlers and the interfaces. Each method waits at most the sandbox's hotplug
+time-out and returns at once when the device is there. Never mount or configure here.
+"""
+
+from __future__ import annotations
+
+import os
+
+from kata.agent.devices.errors import DeviceError, InvalidDevice
+from kata.agent.devices.wanted import NamedBlock, PciBlock, PciNetwork, Roots, ScsiBlock
+from kata.linux import pci
+from kata.linux.fds import write_text
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from kata.agent.uevents import Uevents
+
+DEFAULT_TIMEOUT = 3.0
+"""Seconds; the kernel parameter agent.hotplug_timeout."""
+
+
+class Hotplug:
+    """Finds hot-plugged (and cold-plugged) devices. `timeout` in seconds."""
+
+    def __init__(
+        self, uevents: Uevents, timeout: float = DEFAULT_TIMEOUT, *, sysfs: str = "/sys", dev: str = "/dev"
+    ) -> None:
+        self._uevents = uevents
+        self._timeout = timeout
+        self._roots = Roots(sysfs, dev)
+
+    def find_pci_block(self, path: str) -> str:
+        """The node of the virtio disk at a PCI path. Raises InvalidDevice, DeviceTimeout."""
+        wanted = PciBlock(self._roots, self._resolve(path), path)
+        return self._node(self._uevents.wait_for(wanted, self._timeout))
+
+    def find_scsi_block(self, address: str) -> str:
+        """The node of the SCSI disk at `<id>:<lun>`. Raises InvalidDevice, DeviceTimeout, DeviceError.
+
+        The guest runs with scsi_mod.scan=none, so its hosts are told to look at this address.
+        """
+        target, found, lun = address.partition(":")
+        if not found or not target.isdecimal() or not lun.isdecimal():
+            raise InvalidDevice(f"{address!r} is no SCSI address (<id>:<lun>)")
+        wanted = ScsiBlock(self._roots, int(target), int(lun))
+        scan = f"0 {int(target)} {int(lun)}"
+        return self._node(self._uevents.wait_for(wanted, self._timeout, lambda: self._scan_scsi(scan)))
+
+    def find_named_block(self, node: str) -> str:
+        """The node itself, once the disk of that name is there. Raises InvalidDevice, DeviceTimeout."""
+        name = node.removeprefix("/dev/")
+        if name == node or not name or "/" in name or name in (".", ".."):
+            raise InvalidDevice(f"{node!r} is no disk's path (/dev/<name>)")
+        return self._node(self._uevents.wait_for(NamedBlock(self._roots, name), self._timeout))
+
+    def find_pci_network(self, path: str) -> str:
+        """The name of the network interface at a PCI path. Raises InvalidDevice, DeviceTimeout."""
+        wanted = PciNetwork(self._roots, self._resolve(path), path)
+        return self._uevents.wait_for(wanted, self._timeout)
+
+    def _node(self, name: str) -> str:
+        return f"{self._roots.dev}/{name}"
+
+    def _resolve(self, path: str) -> str:
+        try:
+            return pci.resolve(pci.parse_path(path), self._roots.sysfs)
+        except pci.PciError as error:
+            raise InvalidDevice(str(error)) from error
+
+    def _scan_scsi(self, address: str) -> None:
+        top = f"{self._roots.sysfs}/class/scsi_host"
+        try:
+            hosts = sorted(os.listdir(top))
+            for host in hosts:
+                write_text(f"{top}/{host}/scan", address)
+        except OSError as error:
+            raise DeviceError(f"cannot scan the SCSI hosts: {error.strerror}", detail=str(error)) from error
+        if not hosts:
+            raise DeviceError("the guest has no SCSI host to look for a disk on")

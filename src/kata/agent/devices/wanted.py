@@ -1,0 +1,170 @@
+"""What a device looks like in an event and in sysfs: one small class a way of naming it.
+
+Made by `hotplug`, asked by `kata.agent.uevents`. `match` compares whole components of the event's path, so that
+neither a partition nor a device whose address merely begins alike is taken; `find` looks for the same in sysfs and
+wants the node in /dev too, which the kernel makes after the sysfs folder and before the event.
+Never wait or write here.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from kata.linux.uevent import Uevent
+
+
+class Roots(NamedTuple):
+    """Where sysfs and the device nodes are; tests have their own."""
+
+    sysfs: str = "/sys"
+    dev: str = "/dev"
+
+
+class PciBlock(NamedTuple):
+    """The virtio disk whose PCI function is `folder` (below sysfs, such as /devices/pci0000:00/0000:00:02.0)."""
+
+    roots: Roots
+    folder: str
+    path: str
+
+    @property
+    def what(self) -> str:
+        """For messages."""
+        return f"a virtio disk at PCI path {self.path}"
+
+    def match(self, event: Uevent) -> str:
+        """`<folder>/virtioN/block/<name>`."""
+        parts = _below(event.devpath, self.folder)
+        if event.subsystem != "block" or len(parts) != 3 or not _is_virtio(parts[0]) or parts[1] != "block":
+            return ""
+        return _named(event, parts[2])
+
+    def find(self) -> str:
+        """The disk's name when it is there."""
+        top = self.roots.sysfs + self.folder
+        folders = [f"{top}/{name}/block" for name in _list(top) if _is_virtio(name)]
+        return _first_node(self.roots, folders)
+
+
+class ScsiBlock(NamedTuple):
+    """The disk at a SCSI id and LUN of a virtio SCSI host; channel 0, whatever number the host has."""
+
+    roots: Roots
+    target: int
+    lun: int
+
+    @property
+    def what(self) -> str:
+        """For messages."""
+        return f"a SCSI disk at {self.target}:{self.lun}"
+
+    def match(self, event: Uevent) -> str:
+        """`.../virtioN/.../<host>:0:<id>:<lun>/block/<name>`."""
+        parts = event.devpath.split("/")
+        if event.subsystem != "block" or len(parts) < 4 or parts[-2] != "block":
+            return ""
+        if not self._is_address(parts[-3]) or not any(map(_is_virtio, parts)):
+            return ""
+        return _named(event, parts[-1])
+
+    def find(self) -> str:
+        """The disk's name when it is there."""
+        top = f"{self.roots.sysfs}/class/scsi_device"
+        folders = [
+            f"{top}/{name}/device/block"
+            for name in _list(top)
+            if self._is_address(name) and any(map(_is_virtio, os.path.realpath(f"{top}/{name}").split("/")))
+        ]
+        return _first_node(self.roots, folders)
+
+    def _is_address(self, text: str) -> bool:
+        host, _, rest = text.partition(":")
+        return host.isdecimal() and rest == f"0:{self.target}:{self.lun}"
+
+
+class NamedBlock(NamedTuple):
+    """A disk whose name the host foretold (virtio-mmio, persistent memory)."""
+
+    roots: Roots
+    name: str
+
+    @property
+    def what(self) -> str:
+        """For messages."""
+        return f"the disk {self.name}"
+
+    def match(self, event: Uevent) -> str:
+        """`.../block/<name>`."""
+        if event.subsystem != "block" or event.devpath.split("/")[-2:] != ["block", self.name]:
+            return ""
+        return _named(event, self.name)
+
+    def find(self) -> str:
+        """The disk's name when it is there; a partition of that name is none."""
+        folder = f"{self.roots.sysfs}/class/block/{self.name}"
+        if not os.path.isdir(folder) or os.path.exists(f"{folder}/partition"):
+            return ""
+        return self.name if os.path.exists(f"{self.roots.dev}/{self.name}") else ""
+
+
+class PciNetwork(NamedTuple):
+    """The network interface whose PCI function is `folder`; for virtio there is one more folder between."""
+
+    roots: Roots
+    folder: str
+    path: str
+
+    @property
+    def what(self) -> str:
+        """For messages."""
+        return f"a network interface at PCI path {self.path}"
+
+    def match(self, event: Uevent) -> str:
+        """`<folder>/net/<name>` or `<folder>/virtioN/net/<name>`."""
+        parts = _below(event.devpath, self.folder)
+        if parts and _is_virtio(parts[0]):
+            parts = parts[1:]
+        if event.subsystem != "net" or len(parts) != 2 or parts[0] != "net":
+            return ""
+        return event.interface
+
+    def find(self) -> str:
+        """The interface's name when it is there."""
+        top = self.roots.sysfs + self.folder
+        for folder in [top, *(f"{top}/{name}" for name in _list(top) if _is_virtio(name))]:
+            for name in _list(f"{folder}/net"):
+                return name
+        return ""
+
+
+def _below(devpath: str, folder: str) -> list[str]:
+    """The components of `devpath` under `folder`; none when it is elsewhere."""
+    return devpath[len(folder) + 1 :].split("/") if devpath.startswith(folder + "/") else []
+
+
+def _is_virtio(part: str) -> bool:
+    return part.startswith("virtio") and part[6:].isdecimal()
+
+
+def _named(event: Uevent, entry: str) -> str:
+    """The event's device name, when it is that of the sysfs entry (where "!" stands for "/")."""
+    return event.devname if event.devname and event.devname == entry.replace("!", "/") else ""
+
+
+def _list(path: str) -> list[str]:
+    try:
+        return sorted(os.listdir(path))
+    except OSError:  # not there (yet), or gone while we looked
+        return []
+
+
+def _first_node(roots: Roots, folders: list[str]) -> str:
+    for folder in folders:
+        for entry in _list(folder):
+            name = entry.replace("!", "/")
+            if os.path.exists(f"{roots.dev}/{name}"):
+                return name
+    return ""

@@ -1,0 +1,172 @@
+"""What the first process of a system has to do before it can serve: base mounts, links, loopback, hostname.
+
+Called by `__main__` when the agent is PID 1 of the guest, once. Everything is idempotent, since the kernel or
+an initramfs may have done some of it. Nothing that a test or a service on a host needs belongs here.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+import struct
+import time
+from typing import NamedTuple
+
+from kata.agent.errors import AgentError
+from kata.linux import cgroup, syscalls
+from kata.linux.fds import read_text
+
+SIOCGIFFLAGS = 0x8913
+SIOCSIFFLAGS = 0x8914
+IFF_UP = 0x1
+NETLINK_KOBJECT_UEVENT = 15
+VIRTIO_CONSOLE = "0x0003"
+PORTS = "/sys/class/virtio-ports"
+CHANNEL = "agent.channel.0"
+PORT_TIMEOUT = 10.0
+
+_COMMON = syscalls.MS_NOSUID | syscalls.MS_NODEV
+_STRICT = _COMMON | syscalls.MS_NOEXEC
+
+
+class BaseMount(NamedTuple):
+    """One mount(2) of the boot."""
+
+    source: str
+    target: str
+    fstype: str
+    flags: int
+    data: str = ""
+
+
+BASE_MOUNTS = (
+    BaseMount("proc", "/proc", "proc", _STRICT),
+    BaseMount("sysfs", "/sys", "sysfs", _STRICT),
+    BaseMount("devtmpfs", "/dev", "devtmpfs", syscalls.MS_NOSUID, "mode=0755"),
+    BaseMount("devpts", "/dev/pts", "devpts", syscalls.MS_NOSUID | syscalls.MS_NOEXEC, "mode=0620,gid=5,ptmxmode=0666"),
+    BaseMount("shm", "/dev/shm", "tmpfs", _STRICT, "mode=1777"),  # noqa: S108 - a mount point, no file of ours
+    BaseMount("tmpfs", "/run", "tmpfs", _COMMON, "mode=0755"),
+    BaseMount("tmpfs", "/tmp", "tmpfs", _COMMON, "mode=1777"),  # noqa: S108 - likewise
+    BaseMount("cgroup2", cgroup.ROOT, "cgroup2", _STRICT),
+)
+
+LINKS = (
+    ("/proc/self/fd", "/dev/fd"),
+    ("/proc/self/fd/0", "/dev/stdin"),
+    ("/proc/self/fd/1", "/dev/stdout"),
+    ("/proc/self/fd/2", "/dev/stderr"),
+)
+
+
+def set_up() -> None:
+    """Make the system usable. Raises OSError for what it cannot do without."""
+    os.umask(0o022)
+    for entry in BASE_MOUNTS:
+        mount_base(entry)
+    keep_standard_fds()
+    for target, link in LINKS:
+        if not os.path.lexists(link):
+            os.symlink(target, link)
+    cgroup.enable_controllers(cgroup.ROOT)
+    loopback_up()
+    syscalls.sethostname("localhost")
+    catch_ctrl_alt_del()
+    os.environ["PATH"] = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def catch_ctrl_alt_del() -> None:
+    """Have Ctrl-Alt-Del (and the VMM's reset button) send us SIGINT: a clean power-off instead of a reset."""
+    try:
+        syscalls.reboot(syscalls.RB_DISABLE_CAD)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # first process of a pid namespace, not of a machine
+            raise
+
+
+def mount_base(entry: BaseMount) -> None:
+    """Mount one file system unless something is mounted there. Raises OSError."""
+    if not os.path.isdir(entry.target):
+        os.makedirs(entry.target, exist_ok=True)
+    if is_mount_point(entry.target):
+        return
+    try:
+        syscalls.mount(entry.source, entry.target, entry.fstype, entry.flags, entry.data)
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+
+
+def is_mount_point(path: str) -> bool:
+    """Whether another file system begins at `path`; works before /proc is there."""
+    return os.lstat(path).st_dev != os.lstat(os.path.dirname(path)).st_dev
+
+
+def keep_standard_fds() -> None:
+    """Occupy descriptors 0 to 2: without a console we start with none, and others would land there."""
+    while True:
+        fd = os.open("/dev/null", os.O_RDWR)
+        if fd > 2:
+            os.close(fd)
+            return
+        os.set_inheritable(fd, True)
+
+
+def loopback_up() -> None:
+    """Bring the interface lo up. Raises OSError."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        request = struct.pack("16sH14x", b"lo", 0)
+        answer = fcntl.ioctl(control, SIOCGIFFLAGS, request)
+        flags = struct.unpack_from("H", answer, 16)[0]
+        fcntl.ioctl(control, SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", flags | IFF_UP))
+
+
+def find_channel() -> str:
+    """The address to serve on: the virtio-serial port named `CHANNEL`, or else vsock port 1024.
+
+    A port's name comes from the VMM by a message of its own, a little after the port: so where there is a
+    virtio console, wait for it. Raises AgentError when there is neither.
+    """
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, NETLINK_KOBJECT_UEVENT) as events:
+        events.bind((0, 1))  # before the first look, so that nothing falls between look and wait
+        deadline = time.monotonic() + PORT_TIMEOUT
+        while not (address := serial_channel()):
+            left = deadline - time.monotonic()
+            if not has_virtio_console() or left <= 0:
+                return vsock_channel()
+            events.settimeout(left)
+            try:
+                events.recv(65536)
+            except OSError:
+                continue  # the timeout, or more events than fit (ENOBUFS): look again
+        return address
+
+
+def serial_channel(ports: str = PORTS) -> str:
+    """The serial address of the port named `CHANNEL`, or ""."""
+    for port in sorted(os.listdir(ports)) if os.path.isdir(ports) else ():
+        try:
+            name = read_text(f"{ports}/{port}/name").strip()
+        except FileNotFoundError:
+            continue  # not named yet
+        if name == CHANNEL:
+            return f"serial:///dev/{port}"
+    return ""
+
+
+def has_virtio_console(devices: str = "/sys/bus/virtio/devices") -> bool:
+    """Whether the VMM gave us a virtio console, on which the port may still appear."""
+    if not os.path.isdir(devices):
+        return False
+    return any(read_text(f"{devices}/{name}/device").strip() == VIRTIO_CONSOLE for name in os.listdir(devices))
+
+
+def vsock_channel() -> str:
+    """Port 1024 for any CID. Raises AgentError when the guest has no vsock either."""
+    if not os.path.exists("/dev/vsock"):
+        raise AgentError(
+            "there is neither a virtio-serial port named agent.channel.0 nor a vsock device",
+            hint="give the VM one of them, or an address by agent.server_addr",
+        )
+    return "vsock://-1:1024"

@@ -1,0 +1,154 @@
+"""The one place that carries out what storage handlers ask for, and undoes it.
+
+Called by `table`. Everything that was done before a failure is undone before the error goes on. Nothing is
+reached through a symbolic link at the target itself. Never decide here what is mounted.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from kata.agent.storages.errors import StorageError
+from kata.linux import mounts, syscalls
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from kata.agent.storages.context import Directory, MountRequest
+
+_DATA_LIMIT = os.sysconf("SC_PAGE_SIZE") - 1  # mount(2): the kernel reads at most one page of options
+# These are changed on a bind mount by remounting it; the kernel ignores them in the first call.
+_BIND_FLAGS = syscalls.MS_BIND | syscalls.MS_REC
+_KEPT_FLAGS = syscalls.MS_RDONLY | syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
+
+
+class Mounted:
+    """One request carried out. `close` undoes it: unmounts, then removes what had been made for it."""
+
+    def __init__(self, request: MountRequest) -> None:
+        self._request = request
+        self._made: list[str] = []
+        self._is_mounted = False
+        try:
+            self._carry_out()
+        except OSError as error:
+            self._abandon()
+            raise StorageError(
+                f"cannot mount {request.source or request.fstype or 'storage'} at {request.target.path}: "
+                f"{error.strerror}",
+                detail=str(error),
+            ) from error
+        except BaseException:
+            self._abandon()
+            raise
+
+    def close(self) -> None:
+        """Unmount and remove. A directory that something was put into stays. Raises StorageError."""
+        try:
+            if self._is_mounted:
+                mounts.unmount(self._request.target.path)
+                self._is_mounted = False
+            for path in self._request.scratch:
+                mounts.remove_tree(path)
+            self._remove_made()
+        except OSError as error:
+            raise StorageError(
+                f"cannot give back the storage at {self._request.target.path}: {error.strerror}",
+                detail=str(error),
+            ) from error
+
+    def _carry_out(self) -> None:
+        request = self._request
+        if len(request.data) > _DATA_LIMIT:
+            raise StorageError(
+                f"the options for {request.target.path} are longer than the kernel takes ({_DATA_LIMIT} bytes)"
+            )
+        for directory in request.directories:
+            self._make_directory(directory)
+        self._make_target()
+        if not request.mounted or (request.premounted and _holds(request.target.path, request.fstype)):
+            return
+        self._mount()
+        if request.gid >= 0:
+            _give_to_group(request.target.path, request.gid)
+
+    def _mount(self) -> None:
+        request = self._request
+        target = request.target.path
+        if request.flags & syscalls.MS_BIND:
+            syscalls.mount(request.source, target, "", request.flags & _BIND_FLAGS)
+            self._is_mounted = True
+            if request.flags & ~_BIND_FLAGS:
+                kept = os.statvfs(target).f_flag & _KEPT_FLAGS  # what the source forbids stays forbidden
+                flags = (request.flags & ~syscalls.MS_REC) | syscalls.MS_REMOUNT | kept
+                syscalls.mount(request.source, target, "", flags, request.data)
+        else:
+            syscalls.mount(request.source, target, request.fstype, request.flags, request.data)
+            self._is_mounted = True
+        if request.propagation:
+            syscalls.mount("none", target, "", request.propagation)
+
+    def _make_target(self) -> None:
+        request = self._request
+        path = request.target.path
+        if request.flags & syscalls.MS_BIND and not stat.S_ISDIR(os.stat(request.source).st_mode):
+            self._make_parents(path)
+            self._make_file(path)
+        else:
+            self._make_directory(request.target)
+        if os.path.islink(path):
+            raise StorageError(f"the mount point {path} is a symbolic link")
+
+    def _make_file(self, path: str) -> None:
+        try:
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o644))
+        except FileExistsError:
+            return
+        self._made.append(path)
+
+    def _make_directory(self, directory: Directory) -> None:
+        self._make_parents(directory.path)
+        try:
+            os.mkdir(directory.path)
+        except FileExistsError:
+            if not os.path.isdir(directory.path):
+                raise
+            return
+        self._made.append(directory.path)
+        if directory.gid >= 0:
+            os.chown(directory.path, -1, directory.gid)
+        os.chmod(directory.path, directory.mode)  # after mkdir, which applies the umask, and chown, which clears bits
+
+    def _make_parents(self, path: str) -> None:
+        parent = os.path.dirname(path)
+        if parent and not os.path.isdir(parent):
+            os.makedirs(parent, exist_ok=True)
+
+    def _remove_made(self) -> None:
+        while self._made:
+            path = self._made.pop()
+            try:
+                os.unlink(path) if os.path.isfile(path) else os.rmdir(path)
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EBUSY):
+                    raise
+
+    def _abandon(self) -> None:
+        """Undo as far as it goes; the error that brought us here is the one to tell."""
+        try:
+            self.close()
+        except StorageError:
+            pass
+
+
+def _holds(target: str, fstype: str) -> bool:
+    """Whether the topmost mount at `target` is of this type."""
+    there = [point.fstype for point in mounts.mount_points() if point.target == os.path.realpath(target)]
+    return bool(there) and there[-1] == fstype
+
+
+def _give_to_group(path: str, gid: int) -> None:
+    os.chown(path, -1, gid)
+    mode = stat.S_IMODE(os.stat(path).st_mode)
+    os.chmod(path, mode | 0o2070)  # noqa: S103 - the group is to write here, that is what was asked for

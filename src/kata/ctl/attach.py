@@ -1,0 +1,202 @@
+"""The client's side of a process's stdio: FIFOs on disk, copied to and from our own standard streams.
+
+The FIFOs are made before the process is, opened for reading first, and removed as soon as both sides have them
+open; so neither side ever waits for the other and nothing is left when either is killed. On a terminal, the
+client's is put into raw mode for as long as the process runs, and its size follows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import select
+import signal
+import struct
+import sys
+import termios
+import threading
+import tty
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from kata.errors import KataError
+from kata.sandbox.stdio import StdioPaths, open_fifo
+
+if TYPE_CHECKING:
+    from kata.supervisor.client import Control
+
+CHUNK = 65536
+FORWARDED = (
+    signal.SIGHUP,
+    signal.SIGINT,
+    signal.SIGQUIT,
+    signal.SIGTERM,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+)
+
+
+class Attachment:
+    """Our end of one process's stdio. Make it before the process, `begin` after, `finish` at the end."""
+
+    def __init__(self, directory: Path, label: str, *, stdin: bool, terminal: bool) -> None:
+        self._open: dict[str, int] = {}
+        self._paths = {"stdin": "", "stdout": "", "stderr": ""}
+        self._threads: list[threading.Thread] = []
+        try:
+            for stream in ("stdin", "stdout", "stderr"):
+                if (stream == "stdin" and not stdin) or (stream == "stderr" and terminal):
+                    continue
+                self._make(stream, directory / f"{label}.{stream}")
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Attachment:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def paths(self) -> StdioPaths:
+        """Where the FIFOs are, for whoever has the process."""
+        return StdioPaths(**self._paths)
+
+    def begin(self) -> None:
+        """The process has its ends open: take the names away and copy."""
+        self._unlink()
+        for stream, fd in (("stdout", 1), ("stderr", 2)):
+            if stream in self._open:
+                self._start(_copy_out, self._open.pop(stream), fd)
+        if "stdin" in self._open:
+            self._start(_copy_in, 0, self._open.pop("stdin"), waited_for=False)
+
+    def stay(self, control: Control, exec_id: str, *, terminal: bool) -> int:
+        """Stay with a process that has been started, to its end; returns its exit code."""
+        with raw_terminal() if terminal else contextlib.nullcontext():
+            self.begin()
+            forward_signals(control, exec_id, terminal=terminal)
+            code, error = control.wait(exec_id)
+            self.finish()
+        if error:
+            print(f"kata: guest: {error}", file=sys.stderr)
+        return code
+
+    def finish(self, timeout: float = 5.0) -> None:
+        """The process ended: wait until its last output is out, at most `timeout` seconds."""
+        for thread in self._threads:
+            thread.join(timeout)
+
+    def close(self) -> None:
+        """Release what was not handed to a copying thread."""
+        self._unlink()
+        for fd in self._open.values():
+            os.close(fd)
+        self._open.clear()
+
+    def _make(self, stream: str, path: Path) -> None:
+        os.mkfifo(path, 0o600)
+        self._paths[stream] = os.fspath(path)
+        # Input is opened for both ways: opening for writing alone would wait for a reader, and end of file
+        # would come before we have begun.
+        self._open[stream] = open_fifo(os.fspath(path), os.O_RDWR if stream == "stdin" else os.O_RDONLY)
+
+    def _unlink(self) -> None:
+        for path in self._paths.values():
+            if path:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(path)
+
+    def _start(self, target: Callable[[int, int], None], source: int, sink: int, *, waited_for: bool = True) -> None:
+        thread = threading.Thread(target=target, args=(source, sink), daemon=True)
+        thread.start()
+        if waited_for:
+            self._threads.append(thread)
+
+
+@contextlib.contextmanager
+def raw_terminal() -> Iterator[None]:
+    """Put our terminal into raw mode and restore it, whatever happens."""
+    saved = termios.tcgetattr(0)
+    try:
+        tty.setraw(0, termios.TCSANOW)
+        yield
+    finally:
+        termios.tcsetattr(0, termios.TCSADRAIN, saved)
+
+
+def forward_signals(control: Control, exec_id: str, *, terminal: bool) -> None:
+    """From now on, signals that we get go to the process; with a terminal, its size follows ours."""
+
+    def forward(number: int, _frame: object) -> None:
+        with contextlib.suppress(KataError):
+            control.signal(number, exec_id)
+
+    def resize(_number: int, _frame: object) -> None:
+        rows, columns = terminal_size()
+        with contextlib.suppress(KataError):
+            control.resize(rows, columns, exec_id)
+
+    for number in FORWARDED:
+        signal.signal(number, forward)
+    if terminal:
+        signal.signal(signal.SIGWINCH, resize)
+        resize(signal.SIGWINCH, None)
+
+
+def terminal_size() -> tuple[int, int]:
+    """Rows and columns of our terminal; 24 by 80 where it does not say."""
+    try:
+        rows, columns, _, _ = struct.unpack("4H", fcntl.ioctl(0, termios.TIOCGWINSZ, bytes(8)))
+    except OSError:
+        rows = columns = 0
+    return rows or 24, columns or 80
+
+
+def require_terminal() -> None:
+    """Raise UsageError unless our input and output are a terminal."""
+    from kata.ctl.errors import UsageError
+
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise UsageError("-t needs a terminal, and this is not one", hint="leave -t away: -i alone reads a pipe")
+
+
+def _copy_out(source: int, sink: int) -> None:
+    """FIFO to our output. Poll first: before the other side opens, a read says end of file."""
+    poll = select.poll()
+    poll.register(source, select.POLLIN)
+    try:
+        while True:
+            poll.poll()
+            data = os.read(source, CHUNK)
+            if not data:
+                return
+            _write_all(sink, data)
+    except OSError:
+        pass  # our own output is closed: let the process see a broken pipe too
+    finally:
+        os.close(source)
+
+
+def _copy_in(source: int, sink: int) -> None:
+    """Our input to the FIFO, until either ends."""
+    os.set_blocking(sink, True)
+    try:
+        while data := os.read(source, CHUNK):
+            _write_all(sink, data)
+    except OSError:
+        pass
+    finally:
+        os.close(sink)
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]

@@ -1,0 +1,34 @@
+"""`kata stop`: ask containers to end, and end them when they do not."""
+
+from __future__ import annotations
+
+import argparse
+
+from kata.ctl.errors import UsageError
+
+HELP = "stop running containers"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """`docker stop`'s options."""
+    parser.add_argument("-t", "--time", default="10", metavar="SECONDS", help="until it is killed (default: 10)")
+    parser.add_argument("containers", metavar="CONTAINER", nargs="+", help="name or id")
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Stop each; the first failure is reported after all were tried."""
+    from kata.ctl.each import for_each
+    from kata.sandbox.store import Store
+    from kata.supervisor.client import Control
+
+    if not args.time.isdigit():
+        raise UsageError(f"-t {args.time!r} is not a number of seconds")
+    store = Store()
+
+    def stop(wanted: str) -> None:
+        record = store.find(wanted)
+        if record.status != "stopped":
+            with Control(store.directory(record.sandbox.id)) as control:
+                control.stop(record.container.stop_signal, float(args.time))
+
+    return for_each(store, args.containers, stop)

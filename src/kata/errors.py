@@ -1,0 +1,39 @@
+"""The root of every error that may reach a user.
+
+Each room has its own tree below `KataError`, drawn in that room's `errors.py`. An error says in which layer
+something failed (config, host, VMM, guest, container), what failed, and what to do about it. Front ends map
+errors to exit codes or RPC codes in one place only; nothing else may turn an exception into text for people.
+
+    KataError
+     +-- kata.linux.process.ProcessError ...... a helper program failed or is missing      (host)
+     +-- kata.hypervisor.errors.HypervisorError  the VMM failed                            (VMM)
+     +-- kata.images.errors.ImageError ........ an image cannot be found, read or unpacked (host)
+     +-- kata.osbuilder.errors.BuildError ..... the guest image cannot be built            (host)
+     +-- kata.kernel.errors.KernelError ....... the guest kernel cannot be had             (host)
+     +-- kata.sandbox.errors.SandboxError ..... a sandbox or container cannot do as asked  (guest, container)
+     +-- kata.ctl.errors.UsageError ........... the command line or configuration is wrong (config)
+
+`kata.protocol.status.RpcError` is apart: it is what came over the wire, and rooms wrap it.
+"""
+
+from __future__ import annotations
+
+LAYERS = ("config", "host", "VMM", "guest", "container")
+
+
+class KataError(Exception):
+    """Something failed that a user has to hear about: `what` failed, in which `layer`, and a `hint` on what to do.
+
+    `what` is one sentence without a final full stop. `hint` is one sentence, or empty where nothing can be done.
+    `detail` is more text (a console's tail, a program's stderr), shown below the sentence.
+    """
+
+    layer: str = "host"
+
+    def __init__(self, what: str, *, hint: str = "", detail: str = "", layer: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.hint = hint
+        self.detail = detail
+        if layer:
+            self.layer = layer

@@ -1,0 +1,116 @@
+"""What every hypervisor driver offers, and the values that describe a machine. The door of this room.
+
+`MachineSpec` is pure data: a driver turns it into its own command line or API calls. Nothing here knows
+QEMU. A machine is one VM from `boot` to `close`; it owns its process, sockets and console, and closing it
+leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol
+
+import msgspec
+
+Accelerator = Literal["auto", "kvm", "tcg"]
+MachineType = Literal["q35", "microvm"]
+Transport = Literal["auto", "vsock", "serial"]
+"""How the agent is reached; `serial` is a virtio-serial port, which needs nothing of the host."""
+
+
+class Disk(msgspec.Struct, frozen=True):
+    """A raw block image. The guest sees disks in the order of `MachineSpec.disks`, the guest image first.
+
+    `serial` (20 bytes at most, VIRTIO 1.2 section 5.2.4) is how the guest tells disks apart.
+    """
+
+    path: str
+    serial: str
+    readonly: bool = True
+
+
+class PublishedPort(msgspec.Struct, frozen=True):
+    """A port of the host, on one of its addresses, that leads to a port of the guest."""
+
+    host_port: int
+    guest_port: int
+    protocol: Literal["tcp", "udp"] = "tcp"
+    host_address: str = "127.0.0.1"
+
+
+class UserNetwork(msgspec.Struct, frozen=True):
+    """A NIC whose back end is the VMM's own user-mode network stack: no privileges, no host interface."""
+
+    mac: str
+    ports: tuple[PublishedPort, ...] = ()
+
+
+class SharedDirectory(msgspec.Struct, frozen=True):
+    """A virtio-fs export: the guest mounts `tag`; a vhost-user daemon listens at `socket_path`."""
+
+    tag: str
+    socket_path: str
+
+
+class MachineSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything a driver needs to boot one VM.
+
+    `image` is the guest's root filesystem (erofs, first disk), or None when `initrd` holds all of it.
+    `memory_mib` is in MiB. `directory` is the VM's own folder (0700, owned by the caller): sockets, console
+    log and pid file go there. `uid` and `gid` are what the VMM's process runs as; None keeps the caller's.
+    """
+
+    sandbox_id: str
+    directory: str
+    kernel: str
+    initrd: str | None
+    image: str | None
+    kernel_params: tuple[str, ...] = ()
+    vcpus: int = 1
+    memory_mib: int = 256
+    machine_type: MachineType = "q35"
+    accelerator: Accelerator = "auto"
+    transport: Transport = "auto"
+    disks: tuple[Disk, ...] = ()
+    network: UserNetwork | None = None
+    shares: tuple[SharedDirectory, ...] = ()
+    uid: int | None = None
+    gid: int | None = None
+
+
+class Machine(Protocol):
+    """One VM. Methods may be called from any thread; each is idempotent where that makes sense."""
+
+    @property
+    def pid(self) -> int:
+        """Process id of the VMM, 0 before boot."""
+
+    @property
+    def accelerator(self) -> str:
+        """What runs the guest's CPUs: `kvm` or `tcg`."""
+
+    def boot(self) -> None:
+        """Start the VMM and let the guest run. Returns when the VMM answers, not when the guest does.
+
+        Raises HypervisorError with the VMM's own words when it cannot be started.
+        """
+
+    def agent_address(self) -> str:
+        """Where the agent is reached, in the form of `kata.protocol.transport` (`unix://…`, `vsock://…`)."""
+
+    def disk_address(self, serial: str) -> tuple[str, str]:
+        """How the agent finds the disk with this `serial`: a storage driver and its source.
+
+        `("blk", "04")` is a PCI path, `("mmioblk", "/dev/vdb")` a node; see the agent's storage handlers.
+        """
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        """Exit status of the VMM when it has ended within `timeout` seconds, else None."""
+
+    def console_tail(self, lines: int = 40) -> str:
+        """The last lines that the guest wrote to its console, with control characters removed."""
+
+    def stop(self, timeout: float = 5.0) -> None:
+        """End the VM: ask the VMM to quit, kill it when it has not by `timeout` seconds. Never raises."""
+
+    def close(self) -> None:
+        """`stop`, then remove the files and sockets of this machine."""

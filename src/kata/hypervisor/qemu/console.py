@@ -1,0 +1,68 @@
+"""Keeps the last of what a guest writes to its serial console. Knows nothing of QEMU but one socket.
+
+The guest is hostile and may write for ever: the text is held in a ring of fixed size, read by a thread so that
+the guest is never stopped by a full buffer, and stripped of control characters before anyone sees it.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import threading
+
+KEPT_BYTES = 64 << 10
+LINE_MAX = 512
+ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-~])")
+"""Terminal sequences as ECMA-48 writes them: CSI, OSC, and the short escapes."""
+
+
+class Console:
+    """Reads `connection` (which it then owns) until the other end closes it or `close` is called."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._lock = threading.Lock()
+        self._kept = bytearray()
+        self._thread = threading.Thread(target=self._read, name="console", daemon=True)
+        self._thread.start()
+
+    def tail(self, lines: int) -> str:
+        """The last `lines` lines, control characters removed and long lines cut."""
+        with self._lock:
+            text = self._kept.decode("utf-8", "replace")
+        return "\n".join(clean_lines(text)[-lines:]) if lines > 0 else ""
+
+    def finish(self, timeout: float) -> None:
+        """Wait up to `timeout` seconds for the writer's end to be closed and all it wrote to be read."""
+        self._thread.join(timeout)
+
+    def close(self) -> None:
+        """Stop reading. What was read stays available."""
+        try:
+            self._connection.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # the other end is gone, or close was called before
+        self._thread.join(5.0)
+        self._connection.close()
+
+    def _read(self) -> None:
+        while True:
+            try:
+                chunk = self._connection.recv(16384)
+            except OSError:
+                return
+            if not chunk:
+                return
+            with self._lock:
+                self._kept += chunk
+                if len(self._kept) > KEPT_BYTES:
+                    del self._kept[:-KEPT_BYTES]
+
+
+def clean_lines(text: str) -> list[str]:
+    """`text` as lines that are safe to show on a terminal; blank ones left out."""
+    plain = ESCAPES.sub("", text)
+    lines = (
+        "".join(char for char in line if char.isprintable() or char == "\t") for line in re.split(r"[\r\n]+", plain)
+    )
+    return [line[:LINE_MAX].rstrip() for line in lines if line.strip()]

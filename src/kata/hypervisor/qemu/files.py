@@ -1,0 +1,101 @@
+"""Opens what QEMU needs and gives it away as descriptors, so that an unprivileged QEMU needs no path of ours.
+
+Called by `machine.py` once per boot. Everything is entered on the caller's ExitStack; QEMU inherits copies.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from contextlib import ExitStack
+from pathlib import Path
+
+from kata.hypervisor.errors import HypervisorError, SpecError
+from kata.hypervisor.machine import Disk, MachineSpec, SharedDirectory
+from kata.hypervisor.qemu.devices import VsockEndpoint, all_disks
+from kata.hypervisor.vsock import claim_cid
+
+AGENT_SOCKET = "agent.sock"
+CONNECT_TIMEOUT = 5.0
+
+
+def open_disks(spec: MachineSpec, stack: ExitStack) -> tuple[int, ...]:
+    """A descriptor per disk, O_RDONLY where the disk is read-only. Raises HypervisorError naming the disk."""
+    return tuple(_open_disk(disk, stack) for disk in all_disks(spec))
+
+
+def _open_disk(disk: Disk, stack: ExitStack) -> int:
+    access = os.O_RDONLY if disk.readonly else os.O_RDWR
+    try:
+        fd = os.open(disk.path, access | os.O_CLOEXEC)
+    except OSError as error:
+        raise HypervisorError(
+            f"the disk {disk.path} cannot be opened: {error.strerror}",
+            hint="check that the file is there; the guest image is made by kata's osbuilder",
+            layer="host",
+        ) from error
+    stack.callback(os.close, fd)
+    return fd
+
+
+def connect_shares(shares: tuple[SharedDirectory, ...], stack: ExitStack) -> tuple[int, ...]:
+    """A connection per virtio-fs daemon, made by us because QEMU's user may not reach the socket."""
+    return tuple(_connect_share(share, stack) for share in shares)
+
+
+def _connect_share(share: SharedDirectory, stack: ExitStack) -> int:
+    connection = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+    connection.settimeout(CONNECT_TIMEOUT)
+    try:
+        connection.connect(share.socket_path)
+    except OSError as error:
+        raise HypervisorError(
+            f"the daemon of the share {share.tag} does not answer: {error.strerror or error}",
+            hint="look at the messages of virtiofsd",
+            layer="host",
+        ) from error
+    connection.setblocking(True)
+    return connection.fileno()
+
+
+def listen_agent(directory: str, stack: ExitStack) -> int:
+    """A listening unix socket `agent.sock` in `directory`; QEMU joins what connects to the guest's port."""
+    path = Path(directory) / AGENT_SOCKET
+    path.unlink(missing_ok=True)
+    listener = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+    try:
+        listener.bind(str(path))
+        listener.listen(1)
+    except OSError as error:
+        raise HypervisorError(f"no socket can be made at {path}: {error.strerror or error}", layer="host") from error
+    return listener.fileno()
+
+
+def claim_vsock(stack: ExitStack) -> VsockEndpoint:
+    """A guest CID of this host. Raises HypervisorError when there is no vhost-vsock."""
+    claimed = claim_cid()
+    stack.callback(os.close, claimed.fd)
+    return VsockEndpoint(cid=claimed.cid, fd=claimed.fd)
+
+
+def check_boot_files(spec: MachineSpec) -> None:
+    """QEMU opens kernel and initrd by path, as its own user: say so here if it cannot.
+
+    Raises SpecError when one is missing, or when QEMU has a user of its own and not everybody may read it.
+    """
+    for path in filter(None, (spec.kernel, spec.initrd)):
+        if not os.path.isfile(path):
+            raise SpecError(f"there is no file {path}", hint="run `kata setup` to get a guest kernel and image")
+        if spec.uid is not None:
+            _check_readable_by_all(Path(path))
+
+
+def _check_readable_by_all(path: Path) -> None:
+    real = path.resolve()
+    steps = [(real, 0o004), *((parent, 0o001) for parent in real.parents)]
+    for step, needed in steps:
+        if not step.stat().st_mode & needed:
+            raise SpecError(
+                f"QEMU runs as its own user and cannot read {path}: {step} is closed to others",
+                hint=f"chmod o+{'r' if needed == 0o004 else 'x'} {step}",
+            )

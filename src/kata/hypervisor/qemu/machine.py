@@ -1,0 +1,297 @@
+"""One QEMU from `boot` to `close`: the driver behind the name "qemu". Started, watched and ended here only.
+
+The order of things in `boot`: everything is opened by us, QEMU inherits it, our copies are closed, QMP answers.
+Until then one ExitStack owns all of it, so a failure at any step leaves nothing. The thread that calls `boot`
+must live as long as the machine: QEMU is killed with it (see `privileges`).
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kata.hypervisor.errors import HypervisorError, QmpError, StartError
+from kata.hypervisor.qemu import devices, files
+from kata.hypervisor.qemu.command_line import Resolved, command_line
+from kata.hypervisor.qemu.console import Console, clean_lines
+from kata.hypervisor.qemu.privileges import drop_privileges
+from kata.hypervisor.qemu.qmp import QmpClient
+from kata.hypervisor.vsock import DEVICE as VSOCK_DEVICE
+from kata.linux.process import PATH, spawn
+
+if TYPE_CHECKING:
+    from kata.hypervisor.machine import MachineSpec
+
+BINARY = "qemu-system-x86_64"
+START_TIMEOUT = 30.0
+"""Seconds until QMP must answer. Takes 0.1 s; a host that swaps, or starts many at once, needs more."""
+AGENT_VSOCK_PORT = 1024
+KILL_TIMEOUT = 5.0
+
+
+class State(enum.Enum):
+    """Where a machine is in its life. Each method says which states it is for."""
+
+    NEW = "not booted"
+    BOOTING = "booting"
+    RUNNING = "running"
+    STOPPED = "stopped"
+    CLOSED = "closed"
+
+
+class QemuMachine:
+    """A `Machine` run by QEMU. See `kata.hypervisor.machine.Machine` for what the methods promise."""
+
+    def __init__(self, spec: MachineSpec, *, binary: str = BINARY) -> None:
+        self.spec = spec
+        self._binary = binary
+        self._state = State.NEW
+        self._lock = threading.RLock()
+        self._accelerator: str = spec.accelerator
+        self._cid: int | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._pidfd = -1
+        self._stderr = -1
+        self._returncode: int | None = None
+        self._console: Console | None = None
+        self._qmp: QmpClient | None = None
+
+    def __enter__(self) -> QemuMachine:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
+
+    @property
+    def state(self) -> State:
+        """Where the machine is in its life; STOPPED is noticed by `wait` and `stop`."""
+        return self._state
+
+    @property
+    def pid(self) -> int:
+        """Process id of QEMU, 0 before boot."""
+        return 0 if self._process is None else self._process.pid
+
+    @property
+    def accelerator(self) -> str:
+        """`kvm` or `tcg`; before `boot`, what the spec asked for."""
+        return self._accelerator
+
+    @property
+    def qmp(self) -> QmpClient:
+        """The connection to the running QEMU, for what `Machine` does not offer (pause, hotplug, migration)."""
+        if self._qmp is None:
+            raise HypervisorError(f"the machine is {self._state.value}, so QEMU cannot be asked anything")
+        return self._qmp
+
+    def boot(self) -> None:
+        """Start QEMU and let the guest run; returns when QMP answers. Only once, on a thread that stays.
+
+        Raises SpecError for a bad spec, StartError with QEMU's own words when it ends or stays silent.
+        """
+        with self._lock:
+            if self._state is not State.NEW:
+                raise HypervisorError(f"a machine boots once; this one is {self._state.value}")
+            self._state = State.BOOTING
+            try:
+                self._start()
+            except BaseException:
+                self.close()
+                raise
+            self._state = State.RUNNING
+
+    def agent_address(self) -> str:
+        """`vsock://<cid>:1024`, or the unix socket of the virtio-serial port."""
+        if self._cid is not None:
+            return f"vsock://{self._cid}:{AGENT_VSOCK_PORT}"
+        return f"unix://{Path(self.spec.directory) / files.AGENT_SOCKET}"
+
+    def disk_address(self, serial: str) -> tuple[str, str]:
+        """The agent's storage driver and source of a disk. Raises HypervisorError when there is no such disk."""
+        try:
+            return devices.disk_address(self.spec, serial)
+        except KeyError:
+            raise HypervisorError(f"the machine has no disk with the serial {serial!r}") from None
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        """QEMU's exit status (negative: the signal that killed it), or None when it runs on or never did."""
+        if self._process is None:
+            return None
+        with self._lock:
+            if self._returncode is not None or self._pidfd < 0:
+                return self._returncode
+            pidfd = os.dup(self._pidfd)  # `close` on another thread must not pull it from under the poll
+        try:
+            poll = select.poll()
+            poll.register(pidfd, select.POLLIN)
+            poll.poll(None if timeout is None else max(0.0, timeout) * 1000)
+        finally:
+            os.close(pidfd)
+        return self._reap()
+
+    def console_tail(self, lines: int = 40) -> str:
+        """The last lines of the guest's console, safe to show."""
+        return "" if self._console is None else self._console.tail(lines)
+
+    def stop(self, timeout: float = 5.0) -> None:
+        """End QEMU: `quit`, SIGTERM, SIGKILL, within `timeout` seconds plus the kernel's time to kill."""
+        if self._process is None or self._reap() is not None:
+            return
+        deadline = time.monotonic() + timeout
+        self._ask_to_quit(timeout * 0.4)
+        for number, share in ((None, 0.4), (signal.SIGTERM, 0.9), (signal.SIGKILL, 1.0)):
+            self._signal(number)
+            limit = KILL_TIMEOUT if number == signal.SIGKILL else deadline - timeout * (1 - share) - time.monotonic()
+            if self.wait(max(0.0, limit)) is not None:
+                return
+
+    def close(self) -> None:
+        """`stop`, then close and remove everything of this machine. The directory itself is the caller's."""
+        self.stop()
+        with self._lock:
+            self._state = State.CLOSED
+            if self._qmp is not None:
+                self._qmp.close()
+                self._qmp = None
+            if self._console is not None:
+                self._console.close()
+            for fd in (self._pidfd, self._stderr):
+                if fd >= 0:
+                    os.close(fd)
+            self._pidfd = self._stderr = -1
+            for name in (files.AGENT_SOCKET, "pid"):
+                (Path(self.spec.directory) / name).unlink(missing_ok=True)
+
+    def _start(self) -> None:
+        files.check_boot_files(self.spec)
+        self._accelerator = self._choose_accelerator()
+        with ExitStack() as ours:
+            qmp, qmp_fd = _socket_pair(ours)
+            console, console_fd = _socket_pair(ours)
+            argv, fds = self._argv(ours, qmp_fd, console_fd)
+            self._spawn(argv, fds)
+            # From here on QEMU's copies are the only ones: their end is how we see its end.
+            self._console = Console(console.dup())
+            self._qmp = QmpClient(qmp.dup())
+        try:
+            self._qmp.negotiate(START_TIMEOUT)
+        except QmpError as error:
+            raise self._start_error(error) from error
+
+    def _argv(self, ours: ExitStack, qmp_fd: int, console_fd: int) -> tuple[list[str], tuple[int, ...]]:
+        vsock = files.claim_vsock(ours) if self._uses_vsock() else None
+        self._cid = None if vsock is None else vsock.cid
+        resolved = Resolved(
+            binary=self._binary,
+            accelerator=self._accelerator,
+            qmp_fd=qmp_fd,
+            console_fd=console_fd,
+            agent_fd=files.listen_agent(self.spec.directory, ours) if vsock is None else None,
+            vsock=vsock,
+            disk_fds=files.open_disks(self.spec, ours),
+            share_fds=files.connect_shares(self.spec.shares, ours),
+        )
+        ports = () if self.spec.network is None else self.spec.network.ports
+        prefix = drop_privileges(
+            self.spec.uid,
+            self.spec.gid,
+            accelerator=self._accelerator,
+            bind_low_ports=any(port.host_port < 1024 for port in ports),
+        )
+        return [*prefix, *command_line(self.spec, resolved)], resolved.fds()
+
+    def _spawn(self, argv: list[str], fds: tuple[int, ...]) -> None:
+        if shutil.which(self._binary, path=PATH) is None:
+            spawn([self._binary])  # raises with the package to install; setpriv's own message would not say it
+        self._stderr, stderr = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        # Nobody reads the pipe while QEMU runs, and neither end blocks: the first 64 KiB are kept, and a guest
+        # that makes QEMU complain for ever fills nothing else.
+        try:
+            self._process = spawn(argv, stderr=stderr, pass_fds=fds)
+        finally:
+            os.close(stderr)
+        self._pidfd = os.pidfd_open(self._process.pid)
+        (Path(self.spec.directory) / "pid").write_text(f"{self._process.pid}\n")
+
+    def _choose_accelerator(self) -> str:
+        if self.spec.accelerator != "auto":
+            return self.spec.accelerator
+        from kata.hypervisor.qemu.probe import choose_accelerator  # not needed once the configuration says
+
+        return choose_accelerator(self.spec.kernel, binary=self._binary).accelerator
+
+    def _uses_vsock(self) -> bool:
+        if self.spec.transport == "auto":
+            return os.access(VSOCK_DEVICE, os.R_OK | os.W_OK)
+        return self.spec.transport == "vsock"
+
+    def _start_error(self, error: QmpError) -> StartError:
+        # QEMU that ended closes the connection first and is a zombie a moment later.
+        code = self.wait(KILL_TIMEOUT) if self._qmp is not None and self._qmp.closed else None
+        words = self._stderr_text()
+        if code is None:
+            return StartError(
+                f"QEMU did not answer within {START_TIMEOUT:.0f} s of its start: {error.what}",
+                hint="look at the load of the host, then try again",
+                detail=words,
+            )
+        said = f": {words.splitlines()[-1]}" if words else ""
+        return StartError(f"QEMU ended with {_describe(code)} while starting{said}", detail=words)
+
+    def _stderr_text(self) -> str:
+        chunks = []
+        try:
+            while chunk := os.read(self._stderr, 65536):
+                chunks.append(chunk)
+        except BlockingIOError:
+            pass  # QEMU still runs and has said no more
+        return "\n".join(clean_lines(b"".join(chunks).decode("utf-8", "replace")))
+
+    def _ask_to_quit(self, timeout: float) -> None:
+        qmp = self._qmp
+        if qmp is None or self._state is not State.RUNNING:
+            return
+        try:
+            qmp.execute("quit", timeout=timeout)
+        except QmpError:
+            pass  # a hung or ended QEMU gets signals next
+
+    def _signal(self, number: signal.Signals | None) -> None:
+        with self._lock:
+            if number is not None and self._pidfd >= 0:
+                try:
+                    signal.pidfd_send_signal(self._pidfd, number)
+                except ProcessLookupError:
+                    pass  # ended by itself meanwhile
+
+    def _reap(self) -> int | None:
+        with self._lock:
+            if self._returncode is None and self._process is not None:
+                self._returncode = self._process.poll()
+                if self._returncode is not None and self._state is not State.CLOSED:
+                    self._state = State.STOPPED
+                    if self._console is not None:
+                        self._console.finish(1.0)
+            return self._returncode
+
+
+def _socket_pair(stack: ExitStack) -> tuple[socket.socket, int]:
+    """Our end, and the descriptor number of QEMU's end."""
+    ours, theirs = socket.socketpair()
+    stack.enter_context(ours)
+    stack.enter_context(theirs)
+    return ours, theirs.fileno()
+
+
+def _describe(code: int) -> str:
+    return f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"

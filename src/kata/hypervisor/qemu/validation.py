@@ -1,0 +1,92 @@
+"""Is this MachineSpec one that QEMU may be given? Pure checks, before anything is opened or started.
+
+Values that reach QEMU inside JSON cannot break out of it; the checks here are for what goes into the few
+options that have no JSON form (`-name`, `-append`, file names) and for what QEMU or the guest would refuse late.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+
+from kata.hypervisor.errors import SpecError
+from kata.hypervisor.machine import Disk, MachineSpec, PublishedPort
+from kata.hypervisor.qemu.devices import MAX_DISKS, MAX_SHARES, all_disks
+
+SANDBOX_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+SERIAL = re.compile(r"[A-Za-z0-9_.-]{1,20}")  # 20 bytes: VIRTIO 1.2 section 5.2.4
+TAG = re.compile(r"[A-Za-z0-9_.-]{1,36}")  # 36 bytes: VIRTIO 1.2 section 5.11.4
+MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
+KERNEL_LINE_MAX = 2047  # COMMAND_LINE_SIZE of x86 less the final zero (arch/x86/include/asm/setup.h)
+SOCKET_PATH_MAX = 107  # sun_path less the final zero, unix(7)
+MIN_MEMORY_MIB = 64
+MAX_VCPUS = 240
+
+
+def check_spec(spec: MachineSpec) -> None:
+    """Raise SpecError, naming the value, when `spec` cannot become a machine."""
+    _require(SANDBOX_ID.fullmatch(spec.sandbox_id), f"{spec.sandbox_id!r} is not a valid sandbox id")
+    _require(1 <= spec.vcpus <= MAX_VCPUS, f"{spec.vcpus} is not a possible number of vCPUs")
+    _require(spec.memory_mib >= MIN_MEMORY_MIB, f"{spec.memory_mib} MiB of memory are too little to boot")
+    _require((spec.uid is None) == (spec.gid is None), "uid and gid of the VMM go together")
+    _require(len(spec.directory) + len("/agent.sock") <= SOCKET_PATH_MAX, f"{spec.directory} is too long a path")
+    _check_kernel_params(spec.kernel_params)
+    _check_disks(spec)
+    _check_shares(spec)
+    if spec.network is not None:
+        _require(MAC.fullmatch(spec.network.mac.lower()), f"{spec.network.mac!r} is not a MAC address")
+        for port in spec.network.ports:
+            _check_port(port)
+
+
+def _require(condition: object, what: str) -> None:
+    if not condition:
+        raise SpecError(what, hint="correct the configuration of the sandbox")
+
+
+def _check_path(path: str, role: str) -> None:
+    _require(path.startswith("/") and "\0" not in path, f"{path!r} is not an absolute path ({role})")
+
+
+def _check_kernel_params(params: tuple[str, ...]) -> None:
+    for param in params:
+        _require(param.isprintable() and param, f"{param!r} is not a kernel parameter")
+
+
+def check_kernel_line(line: str) -> str:
+    """Return `line`; SpecError when the kernel would cut it off without a word."""
+    length = len(line.encode())
+    _require(length <= KERNEL_LINE_MAX, f"the kernel command line has {length} bytes, more than {KERNEL_LINE_MAX}")
+    return line
+
+
+def _check_disks(spec: MachineSpec) -> None:
+    _check_path(spec.kernel, "kernel")
+    if spec.initrd is not None:
+        _check_path(spec.initrd, "initrd")
+    disks: tuple[Disk, ...] = all_disks(spec)
+    _require(len(disks) <= MAX_DISKS, f"{len(disks)} disks are more than the {MAX_DISKS} that a machine takes")
+    _require(len({disk.serial for disk in disks}) == len(disks), "two disks have the same serial")
+    for disk in disks:
+        _check_path(disk.path, "disk")
+        _require(SERIAL.fullmatch(disk.serial), f"{disk.serial!r} is not a disk serial")
+
+
+def _check_shares(spec: MachineSpec) -> None:
+    _require(len(spec.shares) <= MAX_SHARES, f"a machine takes {MAX_SHARES} shared directories at most")
+    _require(len({share.tag for share in spec.shares}) == len(spec.shares), "two shares have the same tag")
+    for share in spec.shares:
+        _require(TAG.fullmatch(share.tag), f"{share.tag!r} is not a mount tag")
+        _check_path(share.socket_path, "socket of a share")
+
+
+def _check_port(port: PublishedPort) -> None:
+    for number in (port.host_port, port.guest_port):
+        _require(1 <= number <= 65535, f"{number} is not a port")
+    _require(port.protocol in ("tcp", "udp"), f"{port.protocol!r} is not a protocol for a published port")
+    try:
+        packed = socket.inet_pton(socket.AF_INET, port.host_address)
+    except OSError:
+        packed = b""
+    # QEMU's user network publishes on IPv4 addresses only (hostfwd, qemu-options.hx of 7.2).
+    _require(packed, f"{port.host_address!r} is not an IPv4 address to publish a port on")

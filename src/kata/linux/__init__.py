@@ -1,0 +1,1 @@
+"""The kernel, without policy: thin wrappers with the kernel's own names. Imports nothing of ours but errors."""

@@ -1,0 +1,1 @@
+"""The OCI runtime specification: its JSON as types, and its form on the agent's wire."""

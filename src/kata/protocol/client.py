@@ -1,0 +1,244 @@
+"""Calls over one connection: any number at once, each with its deadline, answered in any order.
+
+Used by the host towards the guest's agent, and by anyone who speaks ttrpc. Never add knowledge of a service here,
+but for `connect_agent`, which has to ask something to know that a peer is there.
+
+One thread reads; whoever calls waits on a lock of its own for the frame that ends its stream. What a peer sends is
+believed in nothing: answers to no call, late ones, and unknown kinds of frames are dropped.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from kata.protocol.channel import Channel, seconds_until
+from kata.protocol.frame import DATA, MAX_PAYLOAD, REMOTE_CLOSED, REQUEST, RESPONSE
+from kata.protocol.generated import health_pb2, ttrpc_pb2
+from kata.protocol.messages import Method, method
+from kata.protocol.status import Code, RpcError, from_message
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from types import TracebackType
+
+    from google.protobuf.message import Message
+
+    from kata.protocol.connection import Connection
+    from kata.protocol.frame import Frame
+
+STREAM_LIMIT = 1 << 32
+
+FIRST_ANSWER, SLOWEST_ANSWER = 0.1, 0.5
+"""Seconds that one question to a booting guest waits for its answer; it grows from the first to the second."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.01, 0.25
+"""Seconds between attempts to connect to a guest that nobody answers for yet."""
+
+
+class Pending:
+    """A call under way. `done` is held until it ended; `frame` stays None when the connection ended first."""
+
+    __slots__ = ("done", "frame")
+
+    def __init__(self) -> None:
+        self.frame: Frame | None = None
+        # A bare lock: half the cost of an Event, and there is only ever one who waits.
+        self.done = threading.Lock()
+        self.done.acquire()
+
+
+class Client:
+    """The calling side of one connection, which it owns. Thread-safe; a context manager."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._channel = Channel(connection)
+        self._opening = threading.Lock()
+        self._lock = threading.Lock()
+        self._pending: dict[int, Pending] = {}
+        self._next = 1  # a client's streams are odd and rise
+        self._closed = False
+        self._reader = threading.Thread(target=self._read, name="ttrpc-client", daemon=True)
+        self._reader.start()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def closed(self) -> bool:
+        """Whether the connection has ended, by either side."""
+        return self._closed
+
+    def call(
+        self, name: str, request: Message, *, timeout: float | None = 60.0, metadata: Mapping[str, str] | None = None
+    ) -> Message:
+        """Make the call `service/Method` and return its response.
+
+        `timeout` is in seconds, None waits for ever; the peer is told it too. Raises RpcError: what the peer says,
+        UNAVAILABLE when the connection is lost, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED for a message above 4 MiB,
+        INTERNAL for an answer that makes no sense. KeyError for a method that no .proto file describes.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        service, _, rpc = name.partition("/")
+        described = method(service, rpc)
+        if not isinstance(request, described.request):
+            raise TypeError(f"{name} takes {described.request.__name__}, not {type(request).__name__}")
+        data = _envelope(described, request, timeout, metadata)
+        pending = Pending()
+        stream = self._open(name, pending, data, deadline)
+        try:
+            if not pending.done.acquire(timeout=seconds_until(deadline)):
+                raise RpcError(Code.DEADLINE_EXCEEDED, f"{name}: no answer in time")
+        finally:
+            with self._lock:
+                self._pending.pop(stream, None)
+        return _answer(name, described, pending.frame)
+
+    def close(self) -> None:
+        """End the connection; calls under way fail with UNAVAILABLE. Harmless when repeated."""
+        self._channel.shutdown()
+        if threading.current_thread() is not self._reader:
+            self._reader.join()
+
+    def _open(self, name: str, pending: Pending, data: bytes, deadline: float | None) -> int:
+        """Send the request on a stream of its own; the stream's id.
+
+        Ids have to reach the peer in rising order, so choosing one and sending it are one step for all threads.
+        """
+        if not self._opening.acquire(timeout=seconds_until(deadline)):
+            raise RpcError(
+                Code.DEADLINE_EXCEEDED, f"{name}: the peer does not read, earlier calls are still being sent"
+            )
+        stream = self._next
+        try:
+            self._register(stream, pending)
+            self._next = (stream + 2) % STREAM_LIMIT
+            self._channel.send(stream, REQUEST, 0, data, deadline)
+        except OSError as error:
+            with self._lock:
+                self._pending.pop(stream, None)
+            code = Code.DEADLINE_EXCEEDED if isinstance(error, TimeoutError) else Code.UNAVAILABLE
+            raise RpcError(code, f"{name}: {error.strerror or error}") from error
+        finally:
+            self._opening.release()
+        return stream
+
+    def _register(self, stream: int, pending: Pending) -> None:
+        with self._lock:
+            if self._closed:
+                raise RpcError(Code.UNAVAILABLE, "the connection is closed")
+            self._pending[stream] = pending
+
+    def _read(self) -> None:
+        try:
+            self._channel.receive(self._handle)
+        finally:
+            with self._lock:
+                self._closed = True
+                waiting, self._pending = self._pending, {}
+            for pending in waiting.values():
+                pending.done.release()
+
+    def _handle(self, frame: Frame) -> None:
+        """Take what ends a stream: a response, or data that says there is no more (wrong for a call like ours)."""
+        if frame.kind == RESPONSE or (frame.kind == DATA and frame.flags & REMOTE_CLOSED):
+            with self._lock:
+                pending = self._pending.pop(frame.stream, None)
+            if pending is not None:
+                pending.frame = frame
+                pending.done.release()
+
+
+def connect_agent(dial: Callable[[], Connection], timeout: float, cancelled: threading.Event | None = None) -> Client:
+    """Connect, and ask Health.Check until it is answered; at most `timeout` seconds.
+
+    For peers that are still booting. A connection proves nothing: a VMM takes it long before there is a far end,
+    and then keeps what is sent, drops it, or hangs up. So the question is sent again, as a whole request of its own,
+    until one is answered, and the connection is made anew where it breaks. Late answers to earlier ones are dropped.
+    Raises RpcError: DEADLINE_EXCEEDED, or UNAVAILABLE soon after `cancelled` is set, which says that the peer is gone.
+    """
+    deadline = time.monotonic() + timeout
+    cancelled = cancelled or threading.Event()
+    pause, reason = FIRST_PAUSE, ""
+    while True:
+        try:
+            return _checked(Client(dial()), deadline, cancelled)
+        except RpcError as error:
+            if error.code != Code.UNAVAILABLE or cancelled.is_set():
+                raise
+            reason = error.message
+        except OSError as error:
+            reason = str(error)
+        # Nothing tells when somebody starts to listen at the other end of a VMM, so there is only waiting a bit.
+        if time.monotonic() + pause >= deadline:
+            raise RpcError(Code.DEADLINE_EXCEEDED, f"no answer within {timeout:.0f} s: {reason}")
+        if cancelled.wait(pause):
+            raise RpcError(Code.UNAVAILABLE, "the peer ended")
+        pause = min(pause * 2, LONGEST_PAUSE)
+
+
+def _checked(client: Client, deadline: float, cancelled: threading.Event) -> Client:
+    """`client` once it is answered. Closes it and raises RpcError otherwise."""
+    patience = FIRST_ANSWER
+    try:
+        while not _healthy(client, min(patience, deadline - time.monotonic())):
+            if cancelled.is_set():
+                raise RpcError(Code.UNAVAILABLE, "the peer ended")
+            if time.monotonic() >= deadline:
+                raise RpcError(Code.DEADLINE_EXCEEDED, "connected, but no answer: nothing serves there, or it hangs")
+            patience = min(patience * 1.5, SLOWEST_ANSWER)
+    except BaseException:
+        client.close()
+        raise
+    return client
+
+
+def _healthy(client: Client, timeout: float) -> bool:
+    """Whether the peer answered. One without a health service answers too."""
+    try:
+        client.call("grpc.Health/Check", health_pb2.CheckRequest(), timeout=timeout)
+    except RpcError as error:
+        if error.code == Code.DEADLINE_EXCEEDED:
+            return False
+        if error.code == Code.UNIMPLEMENTED:
+            return True
+        raise
+    return True
+
+
+def _envelope(described: Method, request: Message, timeout: float | None, metadata: Mapping[str, str] | None) -> bytes:
+    data = ttrpc_pb2.Request(
+        service=described.service,
+        method=described.name,
+        payload=request.SerializeToString(),
+        timeout_nano=0 if timeout is None else max(1, int(timeout * 1e9)),
+        metadata=[ttrpc_pb2.KeyValue(key=key, value=value) for key, value in (metadata or {}).items()],
+    ).SerializeToString()
+    if len(data) > MAX_PAYLOAD:
+        raise RpcError(
+            Code.RESOURCE_EXHAUSTED, f"{described.name}: the request has {len(data)} bytes, 4 MiB are the limit"
+        )
+    return data
+
+
+def _answer(name: str, described: Method, frame: Frame | None) -> Message:
+    from google.protobuf.message import DecodeError
+
+    if frame is None:
+        raise RpcError(Code.UNAVAILABLE, f"{name}: the connection ended")
+    if frame.kind != RESPONSE:
+        raise RpcError(Code.INTERNAL, f"{name}: the peer ended the call without an answer")
+    if frame.payload is None:
+        raise RpcError(Code.RESOURCE_EXHAUSTED, f"{name}: the response is above the limit of 4 MiB")
+    try:
+        response = ttrpc_pb2.Response.FromString(frame.payload)
+        if response.status.code != Code.OK:
+            raise from_message(response.status)
+        return described.response.FromString(response.payload)
+    except DecodeError as error:
+        raise RpcError(Code.INTERNAL, f"{name}: the response makes no sense: {error}") from error

@@ -1,0 +1,195 @@
+"""Typed calls to the guest's agent: one method an RPC, with the deadline each deserves.
+
+The only place that turns an agent's refusal into this room's errors. It believes nothing that the guest says
+beyond the type of the message (the guest is hostile): texts are cut, numbers are checked by whoever uses them.
+Deadlines are upstream's (shim behaviour, "Agent request timeouts"); calls that wait for a process have none.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from typing import TYPE_CHECKING, TypeVar, cast
+
+from kata.oci import convert
+from kata.protocol.client import Client, connect_agent
+from kata.protocol.generated import agent_pb2
+from kata.protocol.status import Code, RpcError
+from kata.protocol.transport import dial
+from kata.sandbox.errors import (
+    CommandNotFoundError,
+    CommandNotRunnableError,
+    ContainerError,
+    GuestError,
+    NotFoundError,
+    SandboxError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from google.protobuf.message import Message
+
+    from kata.oci.spec import Process, Spec
+
+AGENT = "grpc.AgentService"
+DEFAULT_TIMEOUT = 60.0
+MESSAGE_LIMIT = 2000
+"""Characters of a guest's error text that are passed on."""
+
+T = TypeVar("T", bound="Message")
+
+
+class AgentClient:
+    """The agent of one guest. Thread-safe; any number of calls at once."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    @classmethod
+    def connect(cls, address: str, timeout: float, cancelled: threading.Event) -> AgentClient:
+        """Wait until the agent at `address` answers. Raises GuestError when it has not in `timeout` seconds."""
+        try:
+            return cls(connect_agent(lambda: dial(address, timeout), timeout, cancelled))
+        except (RpcError, OSError) as error:
+            raise GuestError(f"the guest's agent did not answer within {timeout:.0f} s ({error})") from error
+
+    def close(self) -> None:
+        """End the connection; calls under way fail with GuestError."""
+        self._client.close()
+
+    def create_sandbox(
+        self, sandbox_id: str, hostname: str, dns: Sequence[str], storages: Sequence[agent_pb2.Storage]
+    ) -> None:
+        """Prepare the guest: hostname, resolv.conf, shared namespaces, storages of the whole sandbox."""
+        request = agent_pb2.CreateSandboxRequest(sandbox_id=sandbox_id, hostname=hostname, dns=dns, storages=storages)
+        self._call("CreateSandbox", request)
+
+    def destroy_sandbox(self, timeout: float) -> None:
+        """Ask the agent to sync and power off. A connection that breaks meanwhile is success."""
+        try:
+            self._call("DestroySandbox", agent_pb2.DestroySandboxRequest(), timeout=timeout)
+        except GuestError:
+            pass
+
+    def create_container(self, container_id: str, spec: Spec, storages: Sequence[agent_pb2.Storage]) -> None:
+        """Create the container; its process waits for `start_container`."""
+        request = agent_pb2.CreateContainerRequest(
+            container_id=container_id,
+            exec_id=container_id,
+            storages=storages,
+            OCI=convert.spec_to_proto(spec),
+        )
+        self._run_command("CreateContainer", request, spec.get("process", {}))
+
+    def start_container(self, container_id: str) -> None:
+        """Let the container's process run."""
+        self._call("StartContainer", agent_pb2.StartContainerRequest(container_id=container_id))
+
+    def remove_container(self, container_id: str, timeout: float) -> None:
+        """Kill what is left of the container and take its storages down."""
+        request = agent_pb2.RemoveContainerRequest(container_id=container_id, timeout=int(timeout))
+        self._call("RemoveContainer", request, timeout=timeout + 5)
+
+    def exec_process(self, container_id: str, exec_id: str, process: Process) -> None:
+        """Start one more process in a running container."""
+        request = agent_pb2.ExecProcessRequest(
+            container_id=container_id, exec_id=exec_id, process=convert.process_to_proto(process)
+        )
+        self._run_command("ExecProcess", request, process)
+
+    def wait_process(self, container_id: str, exec_id: str) -> int:
+        """Block until the process ended, for hours if need be: its exit code, 128 + signal when killed."""
+        request = agent_pb2.WaitProcessRequest(container_id=container_id, exec_id=exec_id)
+        response = self._call("WaitProcess", request, timeout=None)
+        return cast(agent_pb2.WaitProcessResponse, response).status
+
+    def signal_process(self, container_id: str, exec_id: str, signal: int) -> None:
+        """Send a signal; SIGKILL to the init process ends every process of the container."""
+        request = agent_pb2.SignalProcessRequest(container_id=container_id, exec_id=exec_id, signal=signal)
+        self._call("SignalProcess", request)
+
+    def write_stdin(self, container_id: str, exec_id: str, data: bytes) -> int:
+        """Hand `data` to the process; blocks while its pipe is full. Returns how many bytes were taken."""
+        request = agent_pb2.WriteStreamRequest(container_id=container_id, exec_id=exec_id, data=data)
+        return cast(agent_pb2.WriteStreamResponse, self._call("WriteStdin", request, timeout=None)).len
+
+    def close_stdin(self, container_id: str, exec_id: str) -> None:
+        """End of input for the process."""
+        self._call("CloseStdin", agent_pb2.CloseStdinRequest(container_id=container_id, exec_id=exec_id))
+
+    def read_output(self, container_id: str, exec_id: str, *, stderr: bool, size: int) -> bytes:
+        """Up to `size` bytes of output; blocks until there are some. Empty at the end of the stream.
+
+        Older agents say the end by an error that contains "eof"; both are understood.
+        """
+        request = agent_pb2.ReadStreamRequest(container_id=container_id, exec_id=exec_id, len=size)
+        try:
+            response = self._call("ReadStderr" if stderr else "ReadStdout", request, timeout=None)
+        except ContainerError as error:
+            if "eof" in error.what.lower():
+                return b""
+            raise
+        return cast(agent_pb2.ReadStreamResponse, response).data
+
+    def resize(self, container_id: str, exec_id: str, rows: int, columns: int) -> None:
+        """Tell a process's terminal its new size."""
+        request = agent_pb2.TtyWinResizeRequest(container_id=container_id, exec_id=exec_id, row=rows, column=columns)
+        self._call("TtyWinResize", request)
+
+    def stats(self, container_id: str) -> agent_pb2.StatsContainerResponse:
+        """What the container uses, as the guest counts it."""
+        request = agent_pb2.StatsContainerRequest(container_id=container_id)
+        return cast(agent_pb2.StatsContainerResponse, self._call("StatsContainer", request))
+
+    def guest_details(self) -> agent_pb2.GuestDetailsResponse:
+        """Version and abilities of the agent."""
+        return cast(
+            agent_pb2.GuestDetailsResponse,
+            self._call("GetGuestDetails", agent_pb2.GuestDetailsRequest(mem_block_size=True)),
+        )
+
+    def update_interface(self, interface: agent_pb2.UpdateInterfaceRequest) -> None:
+        """Give an interface of the guest its addresses and bring it up."""
+        self._call("UpdateInterface", interface)
+
+    def update_routes(self, routes: agent_pb2.UpdateRoutesRequest) -> None:
+        """Add routes to the guest's main table."""
+        self._call("UpdateRoutes", routes)
+
+    def _run_command(self, method: str, request: Message, process: Process) -> None:
+        """A call that fails when the program is not there; the error then names it."""
+        try:
+            self._call(method, request)
+        except (CommandNotFoundError, CommandNotRunnableError) as error:
+            args = process.get("args") or [""]
+            raise type(error)(f"{args[0]!r} {error.what}", hint="kata run --entrypoint sh looks around") from error
+
+    def _call(self, method: str, request: Message, *, timeout: float | None = DEFAULT_TIMEOUT) -> Message:
+        try:
+            return self._client.call(f"{AGENT}/{method}", request, timeout=timeout)
+        except RpcError as error:
+            raise _understand(method, error) from error
+
+
+EXECUTABLE_MISSING = re.compile(r"executable file [`'\"]?.*not found|no such file or directory", re.IGNORECASE)
+EXECUTABLE_REFUSED = re.compile(
+    r"permission denied|operation not permitted|exec format error|is a directory|not executable", re.IGNORECASE
+)
+
+
+def _understand(method: str, error: RpcError) -> SandboxError:
+    """The error of this room for what the agent, or the connection to it, said."""
+    text = "".join(char if char.isprintable() else " " for char in error.message)[:MESSAGE_LIMIT].strip()
+    if error.code == Code.UNAVAILABLE:
+        return GuestError(f"the connection to the guest's agent broke during {method}: {text}")
+    if error.code == Code.DEADLINE_EXCEEDED:
+        return GuestError(f"the guest's agent did not answer {method} in time")
+    if error.code == Code.NOT_FOUND:
+        return NotFoundError(text)
+    if method in ("CreateContainer", "StartContainer", "ExecProcess"):
+        if EXECUTABLE_MISSING.search(text):
+            return CommandNotFoundError(f"is not in the image: {text}")
+        if EXECUTABLE_REFUSED.search(text):
+            return CommandNotRunnableError(f"cannot be run: {text}")
+    return ContainerError(f"{method}: {text}")

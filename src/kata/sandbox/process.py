@@ -1,0 +1,143 @@
+"""One process in a container: the init process, or one that was added by exec.
+
+State: CREATED, RUNNING, STOPPED; waiting is on a condition and any number of threads may wait. The exit is
+announced only after the output has been written out, so that nobody hears of the end before the last line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Sequence
+from enum import Enum
+from functools import partial
+from typing import TYPE_CHECKING
+
+from kata.sandbox.errors import ConflictError, SandboxError
+from kata.sandbox.stdio import READ_SIZE, FifoSink, InputPump, OutputPump, Sink, StdioPaths
+
+if TYPE_CHECKING:
+    from kata.sandbox.agent_client import AgentClient
+
+LOST_EXIT_CODE = 137
+"""The exit code of a process whose VM or agent went away: as if killed by SIGKILL."""
+
+DRAIN_TIMEOUT = 10.0
+"""Seconds that a process's last output may take to be read by a client before the exit is told anyway."""
+
+
+class ProcessState(Enum):
+    """Where a process is in its life."""
+
+    CREATED = "created"
+    RUNNING = "running"
+    STOPPED = "stopped"
+
+
+class Process:
+    """One process in the guest, with its stdio. `exec_id` is the container's id for the init process."""
+
+    def __init__(self, agent: AgentClient, container_id: str, exec_id: str, *, terminal: bool) -> None:
+        self.container_id = container_id
+        self.exec_id = exec_id
+        self.terminal = terminal
+        self.state = ProcessState.CREATED
+        self.exit_code: int | None = None
+        self.exited_at: float | None = None
+        self.error = ""
+        self._agent = agent
+        self._changed = threading.Condition()
+        self._outputs: list[OutputPump] = []
+        self._sinks: tuple[Sink, ...] = ()
+        self._input: InputPump | None = None
+
+    def connect(self, stdio: StdioPaths, sinks: Sequence[Sink] = ()) -> None:
+        """Prepare the copying of input and output; `sinks` get all output and are closed at the end.
+
+        Call once, before `begin`. A client whose FIFO cannot be opened any more has gone; the process runs on.
+        """
+        self._sinks = tuple(sinks)
+        self._outputs = [OutputPump("stdout", partial(self._read, stderr=False), _fifo_sink(stdio.stdout), sinks)]
+        if not self.terminal:
+            self._outputs.append(
+                OutputPump("stderr", partial(self._read, stderr=True), _fifo_sink(stdio.stderr), sinks)
+            )
+        if stdio.stdin:
+            self._input = InputPump(stdio.stdin, self._write_stdin, self._close_stdin)
+
+    def begin(self, on_exit: Callable[[Process], None]) -> None:
+        """The process runs: copy its stdio, await its end, then call `on_exit` (on a thread of its own)."""
+        with self._changed:
+            if self.state is not ProcessState.CREATED:
+                raise ConflictError(f"the process {self.exec_id} has been started already")
+            self.state = ProcessState.RUNNING
+        for output in self._outputs:
+            output.start()
+        if self._input is not None:
+            self._input.start()
+        elif not self.terminal:
+            with contextlib.suppress(SandboxError):  # a process that ended already has no input to close
+                self._close_stdin()
+        threading.Thread(target=self._await_exit, args=(on_exit,), name="kata-wait", daemon=True).start()
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        """Exit code once the process ended, or None when it has not within `timeout` seconds."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.state is ProcessState.STOPPED, timeout)
+            return self.exit_code
+
+    def signal(self, number: int) -> None:
+        """Send a signal. One that comes after the end is a ConflictError."""
+        if self.state is not ProcessState.RUNNING:
+            raise ConflictError(f"the process {self.exec_id[:12]} is not running")
+        self._agent.signal_process(self.container_id, self.exec_id, number)
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Tell the process's terminal its size."""
+        if not self.terminal:
+            raise ConflictError(f"the process {self.exec_id[:12]} has no terminal")
+        self._agent.resize(self.container_id, self.exec_id, rows, columns)
+
+    def close_stdin(self) -> None:
+        """End the process's input now. Returns at once, whatever the client does with its FIFO."""
+        if self._input is not None:
+            self._input.stop()
+        self._close_stdin()
+
+    def _read(self, *, stderr: bool) -> bytes:
+        return self._agent.read_output(self.container_id, self.exec_id, stderr=stderr, size=READ_SIZE)
+
+    def _write_stdin(self, data: bytes) -> int:
+        return self._agent.write_stdin(self.container_id, self.exec_id, data)
+
+    def _close_stdin(self) -> None:
+        self._agent.close_stdin(self.container_id, self.exec_id)
+
+    def _await_exit(self, on_exit: Callable[[Process], None]) -> None:
+        try:
+            code = self._agent.wait_process(self.container_id, self.exec_id)
+        except SandboxError as error:
+            code, self.error = LOST_EXIT_CODE, error.what
+        if self._input is not None:
+            self._input.stop()
+        deadline = time.monotonic() + DRAIN_TIMEOUT
+        for output in self._outputs:
+            output.join(max(0.0, deadline - time.monotonic()))
+        for sink in self._sinks:
+            sink.close()
+        with self._changed:
+            self.exit_code = code & 0xFF
+            self.exited_at = time.time()
+            self.state = ProcessState.STOPPED
+            self._changed.notify_all()
+        on_exit(self)
+
+
+def _fifo_sink(path: str) -> FifoSink | None:
+    if not path:
+        return None
+    try:
+        return FifoSink(path)
+    except OSError:
+        return None

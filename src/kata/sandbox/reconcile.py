@@ -1,0 +1,98 @@
+"""Clear up after sandboxes whose process is gone, whatever killed it.
+
+Run at the start of every `kata` command that looks at sandboxes. Only what is known to be ours is touched:
+processes by pid *and* start time, files below the sandbox's own folders.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import shutil
+import signal
+import time
+
+from kata import paths
+from kata.hypervisor.identity import release_identities
+from kata.sandbox.errors import ConflictError, SandboxError
+from kata.sandbox.process import LOST_EXIT_CODE
+from kata.sandbox.store import ProcessRef, Record, Store, process_ref
+
+KILL_TIMEOUT = 5.0
+
+
+def reconcile(store: Store) -> list[str]:
+    """Bring every dead sandbox into a true state. Returns the ids of those that needed it."""
+    return [sandbox_id for sandbox_id in store.ids() if _reconcile_one(store, sandbox_id)]
+
+
+def remove_leftovers(store: Store, sandbox_id: str) -> None:
+    """Remove a sandbox that nobody runs, with every trace. Raises ConflictError when somebody does."""
+    lock = store.hold(sandbox_id)
+    try:
+        for reference in _processes(store, sandbox_id):
+            kill(reference)
+        _remove_vm_directory(sandbox_id)
+        store.remove(sandbox_id)
+    finally:
+        os.close(lock)
+
+
+def kill(reference: ProcessRef) -> None:
+    """SIGKILL this very process and wait until it is gone, at most `KILL_TIMEOUT` seconds."""
+    try:
+        pidfd = os.pidfd_open(reference.pid)
+    except ProcessLookupError:
+        return
+    try:
+        if process_ref(reference.pid) == reference:
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            select.select([pidfd], [], [], KILL_TIMEOUT)
+    except ProcessLookupError:
+        pass
+    finally:
+        os.close(pidfd)
+
+
+def _reconcile_one(store: Store, sandbox_id: str) -> bool:
+    try:
+        lock = store.hold(sandbox_id)
+    except (ConflictError, OSError):
+        return False
+    try:
+        record = store.read(sandbox_id)
+        if record.status == "stopped":
+            return False
+        _bury(store, record)
+        return True
+    except SandboxError:
+        return False
+    finally:
+        os.close(lock)
+
+
+def _bury(store: Store, record: Record) -> None:
+    for reference in record.processes:
+        kill(reference)
+    _remove_vm_directory(record.sandbox.id)
+    if record.auto_remove:
+        store.remove(record.sandbox.id)
+        return
+    record.status, record.exit_code, record.processes = "stopped", LOST_EXIT_CODE, []
+    record.finished_at = time.time()
+    record.error = "the process that held the sandbox was killed"
+    store.write(record)
+
+
+def _remove_vm_directory(sandbox_id: str) -> None:
+    """The VMM's folder, then the user id that was claimed in its name."""
+    directory = paths.vm_dir() / sandbox_id
+    shutil.rmtree(directory, ignore_errors=True)
+    release_identities(os.fspath(directory))
+
+
+def _processes(store: Store, sandbox_id: str) -> list[ProcessRef]:
+    try:
+        return store.read(sandbox_id).processes
+    except SandboxError:
+        return []

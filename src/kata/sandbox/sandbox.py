@@ -1,0 +1,210 @@
+"""A sandbox: one virtual machine and the containers in it. The door of this room.
+
+`start` walks a list of steps and `stop` undoes what was done in reverse order; whatever happens in between,
+nothing is left behind. Each step's time is kept in `phases` (milliseconds since the start of the step).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Iterator
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from kata import paths
+from kata.errors import KataError
+from kata.hypervisor import registry
+from kata.hypervisor.identity import claim_identity
+from kata.hypervisor.machine import Machine, MachineSpec, SharedDirectory
+from kata.sandbox import guest
+from kata.sandbox.container import Container
+from kata.sandbox.errors import ConflictError, GuestError, NotFoundError
+
+if TYPE_CHECKING:
+    from kata.log import Logger
+    from kata.sandbox.agent_client import AgentClient
+    from kata.sandbox.config import ContainerConfig, SandboxConfig
+    from kata.storage.virtiofs import VirtiofsShare
+
+STOP_TIMEOUT = 5.0
+"""Seconds that a guest has to write back its data and power off before its VMM is ended."""
+
+
+class SandboxState(Enum):
+    """Where a sandbox is in its life."""
+
+    NEW = "new"
+    RUNNING = "running"
+    STOPPED = "stopped"
+
+
+class Sandbox:
+    """One VM with its agent. Methods may be called from any thread; slow ones hold no lock while they wait."""
+
+    def __init__(self, config: SandboxConfig, log: Logger) -> None:
+        self.config = config
+        self.state = SandboxState.NEW
+        self.phases: dict[str, float] = {}
+        self.accelerator = ""
+        self._log = log
+        self._lock = threading.Lock()
+        self._undo = contextlib.ExitStack()
+        self._containers: dict[str, Container] = {}
+        self._machine: Machine | None = None
+        self._agent: AgentClient | None = None
+        self._share: VirtiofsShare | None = None
+
+    def start(self) -> None:
+        """Boot the VM and prepare its guest. Raises KataError; whatever was begun has then been undone."""
+        try:
+            with self._timed("share"):
+                shares = self._start_share()
+            with self._timed("vmm"):
+                machine = self._boot(shares)
+            with self._timed("guest"):
+                agent = self._connect(machine)
+            with self._timed("sandbox"):
+                guest.prepare(agent, self.config)
+        except BaseException:
+            self.stop(graceful=False)
+            raise
+        self.state = SandboxState.RUNNING
+
+    def create_container(self, config: ContainerConfig) -> Container:
+        """Create a container on one of the sandbox's disks; it waits for its start."""
+        agent, machine = self._running()
+        if config.id in self._containers:
+            raise ConflictError(f"container {config.id} exists already")
+        with self._timed("create"):
+            spec, storages = guest.describe(config, machine.disk_address(config.rootfs_serial))
+            agent.create_container(config.id, spec, storages)
+        terminal = bool(spec.get("process", {}).get("terminal"))
+        container = Container(agent, config.id, terminal=terminal)
+        with self._lock:
+            self._containers[config.id] = container
+        return container
+
+    def container(self, container_id: str) -> Container:
+        """The container of that id. Raises NotFoundError."""
+        with self._lock:
+            found = self._containers.get(container_id)
+        if found is None:
+            raise NotFoundError(f"there is no container {container_id}")
+        return found
+
+    @property
+    def agent(self) -> AgentClient:
+        """The guest's agent. Raises ConflictError unless the sandbox runs."""
+        return self._running()[0]
+
+    @property
+    def pids(self) -> list[int]:
+        """The host processes that belong to this sandbox, the VMM first."""
+        machine, share = self._machine, self._share
+        return [pid for pid in (machine.pid if machine else 0, share.pid if share else 0) if pid]
+
+    def stop(self, *, graceful: bool = True) -> None:
+        """End everything. A graceful stop lets the guest write back its data first. Idempotent; never raises."""
+        with self._lock:
+            undo, self._undo = self._undo, contextlib.ExitStack()
+            self.state = SandboxState.STOPPED
+        if graceful and self._agent is not None and self._machine is not None:
+            with contextlib.suppress(KataError):
+                self._agent.destroy_sandbox(STOP_TIMEOUT)
+                self._machine.wait(STOP_TIMEOUT)
+        undo.close()
+
+    def _running(self) -> tuple[AgentClient, Machine]:
+        agent, machine = self._agent, self._machine
+        if self.state is SandboxState.STOPPED or agent is None or machine is None:
+            raise ConflictError(f"sandbox {self.config.id[:12]} is not running")
+        return agent, machine
+
+    def _start_share(self) -> tuple[SharedDirectory, ...]:
+        if not self.config.volumes:
+            return ()
+        from kata.storage.virtiofs import Volume, start_share
+
+        volumes = [Volume(volume.source, volume.readonly) for volume in self.config.volumes]
+        self._share = start_share(volumes, self._vm_directory())
+        self._undo.callback(self._share.close)
+        return (SharedDirectory(self._share.tag, self._share.socket_path),)
+
+    def _boot(self, shares: tuple[SharedDirectory, ...]) -> Machine:
+        machine = registry.create("qemu", self._machine_spec(shares))
+        self._machine = machine
+        self._undo.callback(machine.close)
+        machine.boot()
+        self.accelerator = machine.accelerator
+        return machine
+
+    def _machine_spec(self, shares: tuple[SharedDirectory, ...]) -> MachineSpec:
+        config, directory = self.config, self._vm_directory()
+        identity = claim_identity(directory)
+        self._undo.callback(identity.release)
+        return MachineSpec(
+            sandbox_id=config.id,
+            directory=directory,
+            kernel=config.assets.kernel,
+            initrd=config.assets.initrd,
+            image=config.assets.image,
+            kernel_params=config.kernel_params,
+            vcpus=config.vcpus,
+            memory_mib=config.memory_mib,
+            machine_type=config.machine_type,
+            accelerator=config.accelerator,
+            transport=config.transport,
+            disks=config.disks,
+            network=guest.nic(config),
+            shares=shares,
+            uid=identity.uid,
+            gid=identity.gid,
+        )
+
+    def _vm_directory(self) -> str:
+        directory = paths.vm_dir() / self.config.id
+        if not directory.is_dir():
+            directory.mkdir(mode=0o700, parents=True)
+            self._undo.callback(directory.rmdir)
+        return os.fspath(directory)
+
+    def _connect(self, machine: Machine) -> AgentClient:
+        from kata.sandbox.agent_client import AgentClient
+
+        cancelled = threading.Event()
+        watch = threading.Thread(target=_watch, args=(machine, cancelled), name="kata-watch", daemon=True)
+        watch.start()
+        try:
+            agent = AgentClient.connect(machine.agent_address(), self.config.boot_timeout, cancelled)
+        except GuestError as error:
+            raise self._boot_failure(machine, error) from error
+        self._agent = agent
+        self._undo.callback(agent.close)
+        return agent
+
+    def _boot_failure(self, machine: Machine, error: GuestError) -> GuestError:
+        console = machine.console_tail()
+        stopped = machine.wait(0) is not None
+        return GuestError(
+            "the guest stopped before its agent answered" if stopped else error.what,
+            hint=f"give it more memory (it has {self.config.memory_mib} MiB) or look at the console below",
+            detail=f"guest console:\n{console}" if console else "the guest's console is empty",
+        )
+
+    @contextlib.contextmanager
+    def _timed(self, phase: str) -> Iterator[None]:
+        begin = time.monotonic()
+        try:
+            yield
+        finally:
+            self.phases[phase] = round((time.monotonic() - begin) * 1000, 1)
+            self._log.info("step", phase=phase, ms=self.phases[phase])
+
+
+def _watch(machine: Machine, ended: threading.Event) -> None:
+    """Say when the VMM is gone, so that nobody waits for the agent of a dead guest."""
+    machine.wait(None)
+    ended.set()

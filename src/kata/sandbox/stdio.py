@@ -1,0 +1,217 @@
+"""Standard input and output of one process, between the guest's agent and this host.
+
+A process's output goes to sinks: a FIFO that a client reads, a log file. A client that goes away loses its sink
+and nothing else; a client that reads slowly slows its container, as a pipe would. Threads: one an output
+stream, one for input; each ends with its stream. Nothing here trusts the guest for more than bytes.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import stat
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Literal, Protocol
+
+import msgspec
+
+READ_SIZE = 256 * 1024
+"""Bytes asked for in one ReadStdout. Bigger messages cost fewer round trips; 4 MiB is the wire's limit."""
+
+LOG_LIMIT = 8 * 1024 * 1024
+"""Bytes in one log file; there are two, so a container's log never takes more than 16 MiB."""
+
+Stream = Literal["stdout", "stderr"]
+
+
+class StdioPaths(msgspec.Struct, frozen=True):
+    """FIFOs that a client made; an empty path is a stream that nobody wants."""
+
+    stdin: str = ""
+    stdout: str = ""
+    stderr: str = ""
+
+
+class Sink(Protocol):
+    """Where output goes. `write` raises OSError when there is no use in writing more."""
+
+    def write(self, stream: Stream, data: bytes) -> None:
+        """Take all of `data`."""
+
+    def close(self) -> None:
+        """No more output. Never raises."""
+
+
+class FifoSink:
+    """The write end of a client's FIFO. Raises OSError (ENXIO) when no client has it open for reading."""
+
+    def __init__(self, path: str) -> None:
+        self._fd = open_fifo(path, os.O_WRONLY)
+        os.set_blocking(self._fd, True)
+
+    def write(self, stream: Stream, data: bytes) -> None:
+        """Write all of `data`; blocks while the client is slow, raises BrokenPipeError once it is gone."""
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._fd, view) :]
+
+    def close(self) -> None:
+        """The client reads end of file."""
+        os.close(self._fd)
+
+
+class LogSink:
+    """A log file in the format of Kubernetes' container runtime interface: `time stream tag text`.
+
+    The tag is F for a whole line and P for a part of one. The file is turned over at `LOG_LIMIT`.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._fd = _open_log(path)
+        self._size = os.fstat(self._fd).st_size
+
+    def write(self, stream: Stream, data: bytes) -> None:
+        """Append `data`, line by line. A full disk loses log lines and never stops the container."""
+        now = time.time()
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now % 1 * 1e9):09d}Z"
+        whole, part = f"{stamp} {stream} F ".encode(), f"{stamp} {stream} P ".encode()
+        lines = data.split(b"\n")
+        last = lines.pop()
+        text = b"".join(whole + line + b"\n" for line in lines)
+        if last:
+            text += part + last + b"\n"
+        with self._lock:
+            if self._size + len(text) > LOG_LIMIT:
+                self._turn_over()
+            try:
+                self._size += os.write(self._fd, text)
+            except OSError:
+                pass
+
+    def close(self) -> None:
+        """No more lines."""
+        with self._lock:
+            os.close(self._fd)
+
+    def _turn_over(self) -> None:
+        os.close(self._fd)
+        os.replace(self._path, self._path + ".1")
+        self._fd, self._size = _open_log(self._path), 0
+
+
+class OutputPump:
+    """Copies one output stream of a process to its sinks until the stream ends.
+
+    It owns `fifo` and closes it at the stream's end; `shared` sinks take other streams too and are their owner's.
+    """
+
+    def __init__(self, stream: Stream, read: Callable[[], bytes], fifo: Sink | None, shared: Sequence[Sink]) -> None:
+        self._stream: Stream = stream
+        self._read = read
+        self._fifo = fifo
+        self._shared = shared
+        self._thread = threading.Thread(target=self._run, name=f"kata-{stream}", daemon=True)
+
+    def start(self) -> None:
+        """Begin copying."""
+        self._thread.start()
+
+    def join(self, timeout: float) -> None:
+        """Wait until the stream ended, at most `timeout` seconds."""
+        self._thread.join(timeout)
+
+    def _run(self) -> None:
+        from kata.sandbox.errors import SandboxError
+
+        try:
+            while data := self._read():
+                self._feed(data)
+        except SandboxError:
+            pass  # the guest or its agent is gone; whoever waits for the process reports it
+        finally:
+            self._drop_fifo()
+
+    def _feed(self, data: bytes) -> None:
+        for sink in self._shared:
+            sink.write(self._stream, data)
+        if self._fifo is not None:
+            try:
+                self._fifo.write(self._stream, data)
+            except OSError:
+                self._drop_fifo()
+
+    def _drop_fifo(self) -> None:
+        if self._fifo is not None:
+            self._fifo.close()
+            self._fifo = None
+
+
+class InputPump:
+    """Copies a FIFO to a process's standard input; the FIFO's end closes that input."""
+
+    def __init__(self, path: str, write: Callable[[bytes], int], close: Callable[[], None]) -> None:
+        self._fd = open_fifo(path, os.O_RDONLY)
+        self._write = write
+        self._close = close
+        self._stop_read, self._stop_write = os.pipe2(os.O_CLOEXEC)
+        self._thread = threading.Thread(target=self._run, name="kata-stdin", daemon=True)
+        self._lock = threading.Lock()
+        self._stopped = False
+
+    def start(self) -> None:
+        """Begin copying."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Take no more input: the process ended or its input was closed. Never blocks."""
+        with self._lock:
+            if not self._stopped:
+                self._stopped = True
+                os.close(self._stop_write)
+
+    def _run(self) -> None:
+        from kata.sandbox.errors import SandboxError
+
+        try:
+            while self._wait_for_input():
+                data = os.read(self._fd, READ_SIZE)
+                if not data:
+                    self._close()
+                    break
+                self._write_all(data)
+        except (SandboxError, OSError):
+            pass  # the process does not read any more, or is gone
+        finally:
+            os.close(self._fd)
+            os.close(self._stop_read)
+
+    def _wait_for_input(self) -> bool:
+        poll = select.poll()
+        poll.register(self._fd, select.POLLIN)
+        poll.register(self._stop_read, select.POLLIN)
+        return all(fd != self._stop_read for fd, _ in poll.poll())
+
+    def _write_all(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            taken = self._write(bytes(view))
+            if not 0 < taken <= len(view):
+                raise OSError("the guest's agent took an impossible number of bytes")
+            view = view[taken:]
+
+
+def open_fifo(path: str, mode: int) -> int:
+    """Open one end of a FIFO without waiting for the other. Raises OSError when `path` is anything else."""
+    fd = os.open(path, mode | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+    if not stat.S_ISFIFO(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(f"{path} is not a FIFO")
+    return fd
+
+
+def _open_log(path: str) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)

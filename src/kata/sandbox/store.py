@@ -1,0 +1,196 @@
+"""What is known of every sandbox, on disk: `<state>/sbs/<id>/persist.json` and a lock that tells the living.
+
+Whoever runs a sandbox holds an exclusive flock on its folder's `lock` file for as long as it lives. So a record
+is never believed by itself: a sandbox said to run whose lock is free has lost its process, whatever killed it,
+and `kata.sandbox.reconcile` clears up after it. Process ids are only ever used together with their start time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from kata import paths
+from kata.sandbox.config import ContainerConfig, SandboxConfig
+from kata.sandbox.errors import ConflictError, NotFoundError, SandboxError
+
+Status = Literal["creating", "running", "stopped"]
+
+
+class ProcessRef(msgspec.Struct, frozen=True):
+    """A process that cannot be mistaken for a later one with the same number (`start` as /proc/pid/stat has it)."""
+
+    pid: int
+    start: int
+
+
+class Record(msgspec.Struct, kw_only=True):
+    """One sandbox as last written. Times are seconds since the epoch; `exit_code` is None until it ended."""
+
+    version: int = 1
+    name: str
+    image: str
+    command: list[str]
+    sandbox: SandboxConfig
+    container: ContainerConfig
+    auto_remove: bool = False
+    status: Status = "creating"
+    created_at: float = 0.0
+    started_at: float | None = None
+    finished_at: float | None = None
+    exit_code: int | None = None
+    error: str = ""
+    accelerator: str = ""
+    processes: list[ProcessRef] = []
+    phases: dict[str, float] = {}
+
+
+class Store:
+    """All sandboxes below one state directory. Safe between processes; makes no threads."""
+
+    def __init__(self, root: Path | None = None) -> None:
+        self.root = root or paths.sandboxes_dir()
+
+    def directory(self, sandbox_id: str) -> Path:
+        """The folder of one sandbox."""
+        return self.root / sandbox_id
+
+    def create(self, record: Record) -> int:
+        """Make the folder of a new sandbox and hold its lock: the file descriptor returned is the lock.
+
+        The folder appears with its record in it and its lock held, so that nobody ever sees a dead newcomer.
+        Raises ConflictError when the name or id is taken.
+        """
+        with self._names_locked():
+            for other in self.records():
+                if record.name in (other.name, other.sandbox.id):
+                    raise ConflictError(
+                        f"the name {record.name} is taken by sandbox {other.sandbox.id[:12]}",
+                        hint=f"choose another --name, or remove that one: kata rm -f {record.name}",
+                    )
+            self.remove(f".new-{record.sandbox.id}")
+            unborn = self.directory(f".new-{record.sandbox.id}")
+            unborn.mkdir(mode=0o700)
+            lock = self.hold(unborn.name)
+            _write_record(unborn, record)
+            unborn.rename(self.directory(record.sandbox.id))
+        return lock
+
+    def write(self, record: Record) -> None:
+        """Replace the record as one step: a reader sees the old one or the new one."""
+        _write_record(self.directory(record.sandbox.id), record)
+
+    def read(self, sandbox_id: str) -> Record:
+        """The record of one sandbox. Raises NotFoundError, or SandboxError when it cannot be read."""
+        try:
+            data = (self.directory(sandbox_id) / "persist.json").read_bytes()
+            return msgspec.json.decode(data, type=Record)
+        except (FileNotFoundError, NotADirectoryError):
+            raise NotFoundError(f"there is no sandbox {sandbox_id}", hint="kata ps -a lists them") from None
+        except msgspec.MsgspecError as error:
+            raise SandboxError(
+                f"the record of sandbox {sandbox_id} is damaged: {error}",
+                hint=f"kata rm -f {sandbox_id} clears it away",
+            ) from error
+
+    def ids(self) -> list[str]:
+        """Ids of all sandbox folders, also of those with no readable record."""
+        try:
+            return sorted(entry.name for entry in self.root.iterdir() if entry.is_dir() and entry.name[0] != ".")
+        except FileNotFoundError:
+            return []
+
+    def records(self) -> list[Record]:
+        """All records that can be read, oldest first. A sandbox that vanishes meanwhile is left out."""
+        found = []
+        for sandbox_id in self.ids():
+            with contextlib.suppress(SandboxError):
+                found.append(self.read(sandbox_id))
+        return sorted(found, key=lambda record: record.created_at)
+
+    def find(self, wanted: str) -> Record:
+        """The record with this name, id, or unambiguous beginning of an id (as Docker has it)."""
+        records = self.records()
+        for record in records:
+            if wanted in (record.name, record.sandbox.id):
+                return record
+        matches = [record for record in records if wanted and record.sandbox.id.startswith(wanted)]
+        if len(matches) > 1:
+            raise ConflictError(f"more than one sandbox begins with {wanted}", hint="give more of the id")
+        if not matches:
+            raise NotFoundError(f"there is no sandbox {wanted}", hint="kata ps -a lists them")
+        return matches[0]
+
+    def remove(self, sandbox_id: str) -> None:
+        """Remove the folder of a sandbox; one that is gone already is fine."""
+        shutil.rmtree(self.directory(sandbox_id), ignore_errors=True)
+
+    def hold(self, sandbox_id: str) -> int:
+        """Take the lock of a sandbox, for life: a file descriptor. Raises ConflictError when it is held."""
+        fd = os.open(self.directory(sandbox_id) / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(fd)
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                raise
+            raise ConflictError(f"sandbox {sandbox_id[:12]} is in use") from None
+        return fd
+
+    def claim(self, lock: int) -> None:
+        """Note in a held lock who holds it, so that `holder` can tell."""
+        me = process_ref(os.getpid())
+        assert me is not None
+        os.pwrite(lock, f"{me.pid} {me.start}\n".encode().ljust(64), 0)
+
+    def holder(self, sandbox_id: str) -> ProcessRef | None:
+        """The process that holds this sandbox, or None when there is none any more."""
+        try:
+            pid, start = (self.directory(sandbox_id) / "lock").read_text().split()
+        except (OSError, ValueError):
+            return None
+        found = process_ref(int(pid))
+        return found if found == ProcessRef(int(pid), int(start)) else None
+
+    def alive(self, sandbox_id: str) -> bool:
+        """Whether some process runs this sandbox now."""
+        try:
+            os.close(self.hold(sandbox_id))
+        except ConflictError:
+            return True
+        except OSError:
+            return False
+        return False
+
+    @contextlib.contextmanager
+    def _names_locked(self) -> Iterator[None]:
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fd = os.open(self.root / ".names", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(fd)
+
+
+def _write_record(directory: Path, record: Record) -> None:
+    temporary = directory / f"persist.json.{os.getpid()}"
+    temporary.write_bytes(msgspec.json.encode(record))
+    temporary.rename(directory / "persist.json")
+
+
+def process_ref(pid: int) -> ProcessRef | None:
+    """The reference of a living process, or None when there is none (proc(5), field 22 of stat)."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return ProcessRef(pid, int(stat.rpartition(")")[2].split()[19]))

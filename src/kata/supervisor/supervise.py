@@ -1,0 +1,115 @@
+"""The life of the process that holds one sandbox: start, serve, wait for the end, clear up, record.
+
+It holds the sandbox's lock for its whole life. SIGTERM makes it take the sandbox down in order; after SIGKILL
+the VMM ends by its parent-death signal, and the next `kata` command clears up the rest (`sandbox.reconcile`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+import traceback
+from typing import TYPE_CHECKING
+
+from kata.errors import KataError
+from kata.log import Logger
+from kata.protocol.server import Server
+from kata.protocol.transport import listen
+from kata.sandbox.process import LOST_EXIT_CODE
+from kata.sandbox.sandbox import Sandbox
+from kata.sandbox.stdio import LogSink, StdioPaths
+from kata.sandbox.store import process_ref
+from kata.supervisor.client import SOCKET
+from kata.supervisor.launch import report_error
+from kata.supervisor.service import ControlService, to_status
+
+if TYPE_CHECKING:
+    from kata.sandbox.container import Container
+    from kata.sandbox.store import Record, Store
+
+TELL_TIMEOUT = 2.0
+"""Seconds for clients to be told of the container's end before the control socket closes."""
+
+
+def supervise(store: Store, record: Record, stdio: StdioPaths, report: int) -> int:
+    """Run the sandbox of `record` to its end; `report` is the pipe to the command that started us."""
+    log = Logger(2, sandbox=record.sandbox.id[:12])
+    ended = threading.Event()
+    _stop_on_signal(ended)
+    sandbox = Sandbox(record.sandbox, log)
+    try:
+        container = _start(store, record, sandbox, stdio, ended)
+    except BaseException as error:  # noqa: BLE001 - whatever it is, the sandbox comes down and it is reported
+        sandbox.stop(graceful=False)
+        failure = error if isinstance(error, KataError) else _unexpected(error)
+        log.error("start failed", error=failure.what, detail=failure.detail)
+        _finish(store, record, 125, failure.what)
+        _report(report, report_error(failure))
+        return 1
+    with Server({"kata.control.v1.Control": (service := ControlService(sandbox, container))}, to_status) as server:
+        listener = listen(f"unix://{store.directory(record.sandbox.id) / SOCKET}")
+        threading.Thread(target=server.serve, args=(listener,), name="kata-control", daemon=True).start()
+        _report(report, {"status": "running"})
+        ended.wait()
+        _end(sandbox, container, log)
+        _finish(store, record, container.init.exit_code, container.init.error)
+        service.recorded.set()
+        service.drain(TELL_TIMEOUT)
+    return 0
+
+
+def _start(store: Store, record: Record, sandbox: Sandbox, stdio: StdioPaths, ended: threading.Event) -> Container:
+    sandbox.start()
+    record.processes = [ref for pid in sandbox.pids if (ref := process_ref(pid)) is not None]
+    record.accelerator = sandbox.accelerator
+    store.write(record)
+    container = sandbox.create_container(record.container)
+    container.init.connect(stdio, [LogSink(os.fspath(store.directory(record.sandbox.id) / "container.log"))])
+    container.start(lambda _: ended.set())
+    record.status, record.started_at, record.phases = "running", time.time(), sandbox.phases
+    store.write(record)
+    return container
+
+
+def _end(sandbox: Sandbox, container: Container, log: Logger) -> None:
+    """Take the sandbox down; a container that still runs (we got SIGTERM) is stopped with it."""
+    log.info("container ended", exit_code=container.init.exit_code)
+    sandbox.stop(graceful=bool(sandbox.config.volumes))
+    if container.init.wait(5.0) is None:
+        container.init.exit_code = LOST_EXIT_CODE
+
+
+def _finish(store: Store, record: Record, code: int | None, error: str) -> None:
+    record.status, record.finished_at, record.processes = "stopped", time.time(), []
+    record.exit_code, record.error = code, error
+    try:
+        if record.auto_remove:
+            store.remove(record.sandbox.id)
+        else:
+            store.write(record)
+    except OSError:
+        pass  # a full disk: the folder still says "running", and its free lock says otherwise
+
+
+def _stop_on_signal(ended: threading.Event) -> None:
+    signal.signal(signal.SIGTERM, lambda *_: ended.set())
+
+
+def _report(fd: int, message: dict[str, str]) -> None:
+    try:
+        os.write(fd, json.dumps(message).encode())
+    except OSError:
+        pass  # the command that started us is gone; the sandbox runs on
+    os.close(fd)
+
+
+def _unexpected(error: BaseException) -> KataError:
+    """A fault of our own: the user gets a sentence, the log gets the traceback."""
+    traceback.print_exception(error)
+    return KataError(
+        f"an unexpected fault: {type(error).__name__}: {error}",
+        hint="please report it with the sandbox's runtime.log",
+    )

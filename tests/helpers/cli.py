@@ -1,0 +1,77 @@
+"""The `kata` command as a user runs it: another process, its output and exit code, and what it leaves behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from kata import paths
+
+ARGV = [sys.executable, "-I", "-m", "kata.ctl"]
+TIMEOUT = 180
+
+
+def kata(
+    *words: str, stdin: bytes | None = None, check: bool = False, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[bytes]:
+    """Run the command to its end; never with a terminal."""
+    done = subprocess.run(
+        [*ARGV, *words],
+        input=stdin if stdin is not None else b"",
+        capture_output=True,
+        timeout=TIMEOUT,
+        check=False,
+        env={**os.environ, **(env or {})},
+    )
+    assert b"Traceback" not in done.stderr, done.stderr.decode()
+    if check:
+        assert done.returncode == 0, f"{words}: {done.returncode}\n{done.stderr.decode()}"
+    return done
+
+
+def start(*words: str, **options: Any) -> subprocess.Popen[bytes]:
+    """Start the command and leave it running; pipes unless `options` say otherwise."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+    return subprocess.Popen([*ARGV, *words], **pipes)
+
+
+def ps(*words: str) -> list[dict[str, Any]]:
+    """What `kata ps --json` says."""
+    return [json.loads(line) for line in kata("ps", "--json", *words, check=True).stdout.splitlines()]
+
+
+def vmm_pids() -> list[int]:
+    """Every QEMU whose command line names a sandbox of ours."""
+    return sorted(pid for pid, line in _command_lines() if "qemu-system" in line and "sandbox-" in line)
+
+
+def leftovers() -> list[str]:
+    """What sandboxes have left on this host: processes, files, mounts. Empty is how it should be."""
+    found = [f"process {pid}: {line[:80]}" for pid, line in _command_lines() if _is_ours(line)]
+    for folder in (paths.sandboxes_dir(), paths.vm_dir(), paths.state_dir() / "uids"):
+        if folder.is_dir():
+            found += [f"file {path}" for path in folder.iterdir() if not path.name.startswith(".")]
+    state = os.fspath(paths.state_dir())
+    found += [f"mount {line}" for line in Path("/proc/self/mountinfo").read_text().splitlines() if state in line]
+    return found
+
+
+def _is_ours(line: str) -> bool:
+    return ("qemu-system" in line and "sandbox-" in line) or "virtiofsd" in line
+
+
+def _command_lines() -> list[tuple[int, str]]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+            except OSError:
+                continue
+            if line:
+                found.append((int(entry.name), line))
+    return found

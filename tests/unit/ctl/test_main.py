@@ -1,0 +1,61 @@
+"""The last edge: whatever goes wrong is a sentence, a hint and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+
+import pytest
+
+from kata.ctl.__main__ import COMMANDS, _execute, main
+from kata.errors import KataError
+from kata.sandbox.errors import CommandNotFoundError, CommandNotRunnableError
+
+
+def outcome(error: BaseException, command: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    def fail(_: argparse.Namespace) -> int:
+        raise error
+
+    code = _execute(argparse.Namespace(command_name=command, execute=fail))
+    return code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "command", "code", "text"),
+    [
+        (KataError("it broke", hint="mend it"), "run", 125, "kata: host: it broke\n  hint: mend it\n"),
+        (KataError("it broke", layer="VMM"), "ps", 1, "kata: VMM: it broke\n"),
+        (CommandNotFoundError("'x' is not there"), "exec", 127, "kata: container: 'x' is not there\n"),
+        (CommandNotRunnableError("'x' cannot run"), "run", 126, "kata: container: 'x' cannot run\n"),
+        (KeyboardInterrupt(), "run", 130, ""),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "run", 125, "kata: host: the disk is full\n"),
+        (PermissionError(errno.EACCES, "Permission denied", "/x"), "ps", 1, "refused: Permission denied (/x)"),
+        (ZeroDivisionError("oops"), "ps", 1, "unexpected fault: ZeroDivisionError: oops"),
+    ],
+)
+def test_every_failure(
+    error: BaseException, command: str, code: int, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found, said = outcome(error, command, capsys)
+    assert found == code
+    assert text in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([command, "--help"])
+    assert caught.value.code == 0
+    assert f"usage: kata {command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("words", "code"), [(["run", "--bogus"], 125), (["ps", "--bogus"], 2), (["bogus"], 2)])
+def test_wrong_options_name_the_way_to_the_help(
+    words: list[str], code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(words)
+    assert caught.value.code == code
+    assert "--help" in capsys.readouterr().err

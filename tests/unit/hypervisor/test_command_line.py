@@ -1,0 +1,201 @@
+"""The argv of QEMU, option by option, and what is refused before it is made."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+
+from kata.hypervisor.errors import SpecError
+from kata.hypervisor.machine import Disk, MachineSpec, PublishedPort, SharedDirectory, UserNetwork
+from kata.hypervisor.qemu.command_line import Resolved, command_line, kernel_line
+from kata.hypervisor.qemu.devices import VsockEndpoint, disk_address
+
+SPEC = MachineSpec(sandbox_id="abc", directory="/run/vc/vm/abc", kernel="/k", initrd=None, image="/i", memory_mib=128)
+MAC = "02:00:00:00:00:01"
+
+
+def with_spec(**changes: Any) -> MachineSpec:
+    return msgspec.structs.replace(SPEC, **changes)
+
+
+def argv(spec: MachineSpec = SPEC, **changes: Any) -> list[str]:
+    disks = len(spec.disks) + (spec.image is not None)
+    values: dict[str, Any] = {
+        "binary": "qemu",
+        "accelerator": "tcg",
+        "qmp_fd": 3,
+        "console_fd": 4,
+        "agent_fd": 5,
+        "disk_fds": tuple(range(20, 20 + disks)),
+        "share_fds": tuple(range(40, 40 + len(spec.shares))),
+    }
+    return command_line(spec, Resolved(**{**values, **changes}))
+
+
+def options(words: list[str], name: str) -> list[str]:
+    return [words[index + 1] for index, word in enumerate(words) if word == name]
+
+
+def objects(words: list[str], name: str) -> list[dict[str, Any]]:
+    return [json.loads(value) for value in options(words, name)]
+
+
+@pytest.mark.parametrize("machine_type", ["q35", "microvm"])
+def test_always_confined_and_bare(machine_type: Any) -> None:
+    words = argv(with_spec(machine_type=machine_type))
+    assert {"-nodefaults", "-no-user-config", "-nographic", "-no-reboot"} <= set(words)
+    assert options(words, "-sandbox") == ["on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]
+    assert options(words, "-machine")[0].split(",")[0] == machine_type
+
+
+@pytest.mark.parametrize(
+    ("option", "expected"),
+    [
+        ("-name", ["sandbox-abc,debug-threads=on"]),
+        ("-m", ["size=128M"]),
+        ("-smp", ["cpus=1,sockets=1,cores=1,threads=1"]),
+        ("-cpu", ["max,la57=off"]),
+        ("-kernel", ["/k"]),
+        ("-initrd", []),
+        ("-netdev", []),
+        ("-mon", ["chardev=qmp,mode=control"]),
+        ("-serial", ["chardev:console"]),
+        (
+            "-chardev",
+            ["socket,id=qmp,fd=3", "socket,id=console,fd=4", "socket,id=agent,fd=5,server=on,wait=off"],
+        ),
+        ("-add-fd", ["fd=20,set=0"]),
+    ],
+)
+def test_plain_options(option: str, expected: list[str]) -> None:
+    assert options(argv(), option) == expected
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "accel", "cpu"),
+    [("kvm", "kvm", "host,pmu=off"), ("tcg", "tcg,thread=multi,tb-size=256", "max,la57=off")],
+)
+def test_accelerator_decides_the_cpu(accelerator: str, accel: str, cpu: str) -> None:
+    words = argv(accelerator=accelerator)
+    assert (options(words, "-accel"), options(words, "-cpu")) == ([accel], [cpu])
+
+
+def test_memory_is_shared_only_for_a_share() -> None:
+    assert objects(argv(), "-object")[0] == {"qom-type": "memory-backend-ram", "id": "ram", "size": 128 << 20}
+    words = argv(with_spec(shares=(SharedDirectory("kataShared", "/s"),)))
+    assert objects(words, "-object")[0] == {
+        "qom-type": "memory-backend-memfd",
+        "id": "ram",
+        "size": 128 << 20,
+        "share": True,
+    }
+    assert "socket,id=fs0,fd=40" in options(words, "-chardev")
+    assert objects(words, "-device")[-1]["tag"] == "kataShared"
+
+
+def test_disks_have_fixed_slots_and_true_read_only() -> None:
+    spec = with_spec(disks=(Disk("/d", "data", readonly=False),))
+    words = argv(spec)
+    nodes = objects(words, "-blockdev")
+    assert [(n["node-name"], n["read-only"], n["file"]["read-only"]) for n in nodes] == [
+        ("disk0", True, True),
+        ("disk1", False, False),
+    ]
+    assert [n["file"]["filename"] for n in nodes] == ["/dev/fdset/0", "/dev/fdset/1"]
+    blocks = [d for d in objects(words, "-device") if d["driver"] == "virtio-blk-pci"]
+    assert [(d["addr"], d["serial"]) for d in blocks] == [("4", "kata-image"), ("5", "data")]
+    assert disk_address(spec, "kata-image") == ("blk", "04")
+    assert disk_address(spec, "data") == ("blk", "05")
+
+
+def test_no_two_devices_share_a_slot() -> None:
+    spec = with_spec(
+        disks=tuple(Disk("/d", f"s{i}") for i in range(19)),
+        shares=tuple(SharedDirectory(f"t{i}", "/s") for i in range(4)),
+        network=UserNetwork(MAC),
+    )
+    placed = [d["addr"] for d in objects(argv(spec), "-device") if "addr" in d]
+    assert len(placed) == len(set(placed)) == 27
+    assert all(0 < int(addr, 16) < 0x1F for addr in placed)  # 0 and 1f are the chip set's own
+
+
+def test_microvm_has_no_pci_and_names_disks_in_order() -> None:
+    spec = with_spec(machine_type="microvm", disks=(Disk("/d", "data"),), network=UserNetwork(MAC))
+    devices = objects(argv(spec), "-device")
+    assert not [d for d in devices if "pci" in str(d["driver"]) or "addr" in d]
+    assert [d["serial"] for d in devices if d["driver"] == "virtio-blk-device"] == ["kata-image", "data"]
+    assert disk_address(spec, "data") == ("mmioblk", "/dev/vdb")
+
+
+def test_network_forwards() -> None:
+    ports = (PublishedPort(8080, 80), PublishedPort(53, 5353, "udp", "0.0.0.0"))
+    (netdev,) = objects(argv(with_spec(network=UserNetwork(MAC, ports))), "-netdev")
+    assert netdev["hostfwd"] == [{"str": "tcp:127.0.0.1:8080-:80"}, {"str": "udp:0.0.0.0:53-:5353"}]
+
+
+def test_vsock_takes_the_place_of_the_serial_port() -> None:
+    words = argv(agent_fd=None, vsock=VsockEndpoint(cid=77, fd=9))
+    drivers = [d["driver"] for d in objects(words, "-device")]
+    assert "vhost-vsock-pci" in drivers
+    assert "virtserialport" not in drivers
+    assert not [word for word in words if "id=agent" in word]
+
+
+def test_kernel_line_has_the_user_last() -> None:
+    line = kernel_line(with_spec(kernel_params=("panic=7", "a.b=c"))).split()
+    assert line[:4] == ["console=ttyS0", "root=/dev/vda", "rootfstype=erofs", "ro"]
+    assert line[-2:] == ["panic=7", "a.b=c"]
+    assert "root=/dev/vda" not in kernel_line(with_spec(image=None))
+
+
+NASTY = '/x,id=evil,readonly=off -monitor stdio"}'
+
+
+def test_a_path_never_reaches_the_command_line() -> None:
+    words = argv(with_spec(image=NASTY, disks=(Disk(NASTY, "d"),), shares=(SharedDirectory("t", NASTY),)))
+    assert not [word for word in words if "evil" in word]
+
+
+def test_a_kernel_path_stays_one_word() -> None:
+    words = argv(with_spec(kernel=NASTY, initrd=NASTY))
+    assert options(words, "-kernel") == options(words, "-initrd") == [NASTY]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"sandbox_id": "a,b"},
+        {"sandbox_id": "-a"},
+        {"sandbox_id": ""},
+        {"sandbox_id": "a\n"},
+        {"vcpus": 0},
+        {"memory_mib": 1},
+        {"uid": 1},
+        {"directory": "/" + "d" * 100},
+        {"kernel": "k"},
+        {"kernel": "/k\0"},
+        {"kernel_params": ("a\nb",)},
+        {"kernel_params": ("",)},
+        {"kernel_params": ("x" * 2048,)},
+        {"disks": (Disk("/d", "x" * 21),)},
+        {"disks": (Disk("/d", "kata-image"),)},
+        {"disks": (Disk("/d", "a,b"),)},
+        {"disks": (Disk("d", "s"),)},
+        {"disks": tuple(Disk("/d", f"s{i}") for i in range(20))},
+        {"shares": (SharedDirectory("a b", "/s"),)},
+        {"shares": (SharedDirectory("t", "/s"), SharedDirectory("t", "/s"))},
+        {"network": UserNetwork("02:00:00:00:00:01,x=y")},
+        {"network": UserNetwork(MAC, (PublishedPort(0, 80),))},
+        {"network": UserNetwork(MAC, (PublishedPort(80, 65536),))},
+        {"network": UserNetwork(MAC, (PublishedPort(80, 80, host_address="1.2.3.4-:1,x"),))},
+        {"network": UserNetwork(MAC, (PublishedPort(80, 80, host_address="::1"),))},
+        {"network": UserNetwork(MAC, (PublishedPort(80, 80, protocol="tcp:1"),))},  # type: ignore[arg-type]
+    ],
+    ids=str,
+)
+def test_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(SpecError):
+        argv(with_spec(**changes))

@@ -1,0 +1,57 @@
+"""The setpriv prefix, as words and as what the kernel says of a process started with it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from types import SimpleNamespace
+
+import pytest
+
+from kata.hypervisor.errors import HypervisorError
+from kata.hypervisor.qemu.privileges import drop_privileges
+
+
+@pytest.mark.parametrize(
+    ("uid", "low", "root", "expected"),
+    [
+        (None, False, False, "setpriv --no-new-privs --pdeathsig KILL --"),
+        (
+            None,
+            False,
+            True,
+            "setpriv --no-new-privs --pdeathsig KILL --inh-caps=-all --ambient-caps=-all --bounding-set=-all --",
+        ),
+        (
+            7,
+            True,
+            True,
+            "setpriv --no-new-privs --pdeathsig KILL --inh-caps=-all,+net_bind_service"
+            " --ambient-caps=-all,+net_bind_service --bounding-set=-all,+net_bind_service"
+            " --reuid 7 --regid 7 --clear-groups --",
+        ),
+    ],
+)
+def test_words(uid: int | None, low: bool, root: bool, expected: str) -> None:
+    words = drop_privileges(uid, uid, accelerator="tcg", bind_low_ports=low, root=root)
+    assert words == expected.split()
+
+
+@pytest.mark.parametrize(("gid", "mode", "groups"), [(109, 0o20660, "109"), (0, 0o20660, None), (109, 0o20600, None)])
+def test_kvm_needs_its_devices_group(monkeypatch: pytest.MonkeyPatch, gid: int, mode: int, groups: str | None) -> None:
+    monkeypatch.setattr(os, "stat", lambda _path: SimpleNamespace(st_gid=gid, st_mode=mode))
+    if groups is None:
+        with pytest.raises(HypervisorError, match="group of its own"):
+            drop_privileges(7, 7, accelerator="kvm", bind_low_ports=False, root=True)
+    else:
+        words = drop_privileges(7, 7, accelerator="kvm", bind_low_ports=False, root=True)
+        assert words[words.index("--groups") + 1] == groups
+
+
+def test_setpriv_understands_it() -> None:
+    argv = [*drop_privileges(None, None, accelerator="tcg", bind_low_ports=False), "cat", "/proc/self/status"]
+    status = subprocess.run(argv, capture_output=True, check=True, text=True).stdout
+    fields = dict(line.split(":\t") for line in status.splitlines() if line.startswith(("Cap", "NoNewPrivs")))
+    assert fields["NoNewPrivs"] == "1"
+    if os.geteuid() == 0:
+        assert {int(value, 16) for name, value in fields.items() if name.startswith("Cap")} == {0}

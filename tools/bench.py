@@ -1,0 +1,161 @@
+"""`make bench`: what a container in a virtual machine costs here, as JSON and as a table.
+
+Measured: the phases of a cold start (median and slowest), memory of an idle guest seen from inside and from the
+host, and sizes of what a VM boots from. Machines differ and are noisy, so the numbers describe this machine on
+this day; nothing asserts them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from kata import paths
+from kata.version import __version__
+
+KATA = [sys.executable, "-I", "-m", "kata.ctl"]
+
+
+def main() -> int:
+    """Run the benchmarks; exit code 0 unless a container failed."""
+    parser = argparse.ArgumentParser(prog="bench", description=__doc__)
+    parser.add_argument("--runs", type=int, default=5, help="cold starts to measure (default: 5)")
+    parser.add_argument("--output", type=Path, default=paths.data_dir() / "bench.json", help="where the JSON goes")
+    args = parser.parse_args()
+    kata("setup")
+    result = {
+        "version": __version__,
+        "machine": machine(),
+        "assets_bytes": assets(),
+        "cold_start_ms": cold_starts(args.runs),
+        "idle": idle_memory(),
+    }
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    args.output.write_text(json.dumps(result, indent=2, sort_keys=True) + "\n")
+    show(result)
+    print(f"\nwritten to {args.output}")
+    return 0
+
+
+def machine() -> dict[str, Any]:
+    """What this was measured on."""
+    model = next(
+        (
+            line.split(":", 1)[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ),
+        "unknown",
+    )
+    qemu = subprocess.run(["qemu-system-x86_64", "--version"], capture_output=True, text=True, check=True).stdout
+    return {
+        "cpu": model,
+        "cpus": os.cpu_count(),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "qemu": qemu.splitlines()[0].removeprefix("QEMU emulator version "),
+    }
+
+
+def assets() -> dict[str, int]:
+    """Sizes of kernel, initrd and image."""
+    names = ("vmlinuz", "initrd.img", "kata-containers.img")
+    return {name: (paths.assets_dir() / name).stat().st_size for name in names if (paths.assets_dir() / name).exists()}
+
+
+def cold_starts(runs: int) -> dict[str, dict[str, float]]:
+    """Each phase of `kata run busybox true` over `runs` starts: median and slowest, milliseconds."""
+    samples: dict[str, list[float]] = {}
+    for number in range(runs):
+        name = f"bench-{os.getpid()}-{number}"
+        begin = time.monotonic()
+        kata("run", "--name", name, "busybox", "true")
+        total = (time.monotonic() - begin) * 1000
+        phases = dict(inspect(name)["phases_ms"], **{"whole command": total})
+        kata("rm", name)
+        for phase, milliseconds in phases.items():
+            samples.setdefault(phase, []).append(milliseconds)
+    return {
+        phase: {"median": round(statistics.median(values), 1), "max": round(max(values), 1)}
+        for phase, values in samples.items()
+    }
+
+
+def idle_memory() -> dict[str, float]:
+    """Memory of a guest whose container sleeps, in MiB: used inside, and the host's processes by PSS."""
+    name = f"bench-{os.getpid()}-idle"
+    kata("run", "-d", "--name", name, "busybox", "sleep", "1000")
+    try:
+        time.sleep(2)
+        info = dict(line.split(":", 1) for line in kata("exec", name, "cat", "/proc/meminfo").splitlines())
+        total, available = (int(info[key].split()[0]) / 1024 for key in ("MemTotal", "MemAvailable"))
+        vmm = next(pid for pid, line in command_lines() if "qemu-system" in line and inspect(name)["id"] in line)
+        supervisor = int(Path(f"/proc/{vmm}/stat").read_text().rpartition(")")[2].split()[1])
+        return {
+            "guest_used_mib": round(total - available, 1),
+            "guest_total_mib": round(total, 1),
+            "vmm_pss_mib": pss(vmm),
+            "supervisor_pss_mib": pss(supervisor),
+        }
+    finally:
+        kata("rm", "-f", name)
+
+
+def inspect(name: str) -> dict[str, Any]:
+    """What `kata ps` knows of one container."""
+    records = [json.loads(line) for line in kata("ps", "-a", "--json").splitlines()]
+    found: dict[str, Any] = next(record for record in records if record["name"] == name)
+    return found
+
+
+def command_lines() -> list[tuple[int, str]]:
+    """Every process with its command line."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                found.append((int(entry.name), (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()))
+            except OSError:
+                continue
+    return found
+
+
+def pss(pid: int) -> float:
+    """Proportional set size in MiB (Documentation/filesystems/proc.rst, smaps_rollup)."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return round(int(line.split()[1]) / 1024, 1)
+    raise ValueError(f"no Pss for process {pid}")
+
+
+def kata(*words: str) -> str:
+    """Run the command; its failure ends the benchmark."""
+    done = subprocess.run([*KATA, *words], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"bench: kata {' '.join(words)} failed with exit code {done.returncode}")
+    return done.stdout
+
+
+def show(result: dict[str, Any]) -> None:
+    """The same as the JSON, for people."""
+    print(f"\n{'cold start':<24} {'median':>10} {'slowest':>10}")
+    for phase, values in result["cold_start_ms"].items():
+        print(f"{phase:<24} {values['median'] / 1000:>8.2f} s {values['max'] / 1000:>8.2f} s")
+    print()
+    for name, size in result["assets_bytes"].items():
+        print(f"{name:<24} {size / 2**20:>8.1f} MiB")
+    print()
+    for name, mib in result["idle"].items():
+        print(f"{name:<24} {mib:>8.1f} MiB")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
