@@ -10,6 +10,8 @@ KataError
       +-- WrongState .......... not now (not created, being removed ...)   FAILED_PRECONDITION
       +-- NoTerminal .......... resize without a terminal                  UNAVAILABLE
       +-- SandboxGone ......... the sandbox is being destroyed             UNAVAILABLE
+      +-- Unsupported ......... this agent or this guest cannot do it      UNIMPLEMENTED
+      +-- TimedOut ............ what was waited for did not come           DEADLINE_EXCEEDED
       +-- ContainerError ...... crun or the container's command failed     INTERNAL
            +-- ContainerTimeout  crun or a removal took too long           INTERNAL
 """
@@ -62,6 +64,14 @@ class NoTerminal(AgentError):
 
 class SandboxGone(AgentError):
     """What blocked is given up because the sandbox ends."""
+
+
+class Unsupported(AgentError):
+    """Something that this agent, or this guest's kernel, cannot do; doing it by half would be worse."""
+
+
+class TimedOut(AgentError):
+    """What was waited for did not come in time."""
 
 
 class ContainerError(AgentError):

@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 
 from kata.agent import errors
+from kata.agent.devices.errors import DeviceTimeout
 from kata.agent.service import AgentService, Health, to_status
+from kata.agent.storages.errors import InvalidStorage, UnsupportedStorage
+from kata.oci.errors import SpecError
 from kata.protocol.messages import service
 from kata.protocol.server import snake_case
 from kata.protocol.status import Code, RpcError
@@ -19,7 +22,7 @@ PauseContainer ResumeContainer UpdateContainer GetOOMEvent
 
 
 def handlers(kind: type) -> set[str]:
-    return {name for name in vars(kind) if not name.startswith("_")}
+    return {name for name in dir(kind) if not name.startswith("_")}
 
 
 def test_every_handler_is_an_rpc_and_the_promised_ones_are_there() -> None:
@@ -40,6 +43,10 @@ def test_every_handler_is_an_rpc_and_the_promised_ones_are_there() -> None:
         (errors.NoTerminal("t"), Code.UNAVAILABLE, "t"),
         (errors.SandboxGone("g"), Code.UNAVAILABLE, "g"),
         (errors.ContainerTimeout("ETIME"), Code.INTERNAL, "ETIME"),
+        (UnsupportedStorage("u"), Code.UNIMPLEMENTED, "u"),
+        (DeviceTimeout("a disk", 3), Code.DEADLINE_EXCEEDED, "waiting for a disk; The kernel parameter"),
+        (InvalidStorage("s"), Code.INVALID_ARGUMENT, "s"),
+        (SpecError("o"), Code.INVALID_ARGUMENT, "o"),
         (ProcessLookupError(3, "whatever"), Code.INTERNAL, "ESRCH: No such process"),
         (OSError(2, "No such file", "/x"), Code.INTERNAL, "/x"),
         (KeyError(), Code.INTERNAL, "KeyError"),

@@ -10,7 +10,7 @@ AgentError
 
 from __future__ import annotations
 
-from kata.agent.errors import AgentError, BadRequest
+from kata.agent.errors import AgentError, BadRequest, TimedOut
 
 
 class DeviceError(AgentError):
@@ -21,7 +21,7 @@ class InvalidDevice(BadRequest):
     """A Device message that can never work: a field is missing, malformed or unknown."""
 
 
-class DeviceTimeout(DeviceError):  # noqa: N818 - named like TimeoutError
+class DeviceTimeout(DeviceError, TimedOut):  # noqa: N818 - named like TimeoutError
     """A device that the host announced did not appear in the guest in time."""
 
     def __init__(self, what: str, timeout: float) -> None:

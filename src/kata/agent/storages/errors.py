@@ -9,14 +9,14 @@ AgentError
 
 from __future__ import annotations
 
-from kata.agent.errors import AgentError, BadRequest
+from kata.agent.errors import AgentError, BadRequest, Unsupported
 
 
 class StorageError(AgentError):
     """A storage cannot be mounted, or not be given back."""
 
 
-class UnsupportedStorage(StorageError):  # noqa: N818 - the room's errors are named after what they say
+class UnsupportedStorage(StorageError, Unsupported):  # noqa: N818 - the room's errors are named after what they say
     """The storage asks for something that this agent cannot do; doing it by half would be worse."""
 
 
