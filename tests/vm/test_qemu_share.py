@@ -19,6 +19,7 @@ pytestmark = [pytest.mark.vm, pytest.mark.root]
 UID = 1_879_048_192  # QEMU cannot reach the socket as this user: it is given the connection
 INIT = """#!/bin/busybox sh
 b=/bin/busybox
+$b echo  # the firmware's last line has no end
 $b mkdir -p /proc /mnt && $b mount -t proc proc /proc
 $b mount -t virtiofs kataShared /mnt && $b echo MOUNTED
 $b cat /mnt/v0/file /mnt/v2

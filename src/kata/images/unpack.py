@@ -54,16 +54,17 @@ def _unpack(layout: Path, work: Path, limit: int) -> Path:
     try:
         process.run(argv, timeout=TIMEOUT)
     except ProcessError as error:
-        raise _explain(error) from None
+        # umoci does not always say why it failed. There was space for twice the image: who took it?
+        raise _explain(error, full=workspace.free_bytes(work) < limit) from None
     return tree
 
 
-def _explain(error: ProcessError) -> ImageError:
+def _explain(error: ProcessError, *, full: bool) -> ImageError:
     if error.returncode is None:
         return ImageError(error.what, hint=error.hint, detail=error.detail)
     if error.returncode == 127 or "failed to execute umoci" in error.detail:
         return ImageError("the program umoci is not installed", hint="apt-get install umoci")
     line = error.detail.strip().rpartition("\n")[2].lstrip().removeprefix("\u2a2f").strip()
-    if "no space left on device" in error.detail.lower():  # not always in its last line
+    if full or "no space left on device" in error.detail.lower():
         return NoSpaceError("the file system is full", detail=line)
     return MalformedImageError("the image cannot be unpacked", hint="is it complete? import it again", detail=line)
