@@ -1,8 +1,8 @@
 """`make bench`: what a container in a virtual machine costs here, as JSON and as a table.
 
 Measured: the phases of a cold start (median and slowest), memory of an idle guest seen from inside and from the
-host, and sizes of what a VM boots from. Machines differ and are noisy, so the numbers describe this machine on
-this day; nothing asserts them.
+host, sizes of what a VM boots from, and the agent by itself (`bench_agent.py`). Machines differ and are noisy, so
+the numbers describe this machine on this day; nothing asserts them.
 """
 
 from __future__ import annotations
@@ -21,6 +21,10 @@ from typing import Any
 from kata import paths
 from kata.version import __version__
 
+# An isolated interpreter (-I) does not look beside the script that it runs.
+sys.path.append(str(Path(__file__).parents[1]))
+from tools import bench_agent
+
 KATA = [sys.executable, "-I", "-m", "kata.ctl"]
 
 
@@ -37,6 +41,7 @@ def main() -> int:
         "assets_bytes": assets(),
         "cold_start_ms": cold_starts(args.runs),
         "idle": idle_memory(),
+        "agent": bench_agent.measure(),
     }
     args.output.parent.mkdir(parents=True, exist_ok=True)
     args.output.write_text(json.dumps(result, indent=2, sort_keys=True) + "\n")
@@ -155,6 +160,7 @@ def show(result: dict[str, Any]) -> None:
     print()
     for name, mib in result["idle"].items():
         print(f"{name:<24} {mib:>8.1f} MiB")
+    bench_agent.show(result["agent"])
 
 
 if __name__ == "__main__":

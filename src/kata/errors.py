@@ -12,6 +12,7 @@ errors to exit codes or RPC codes in one place only; nothing else may turn an ex
      +-- kata.kernel.errors.KernelError ....... the guest kernel cannot be had             (host)
      +-- kata.sandbox.errors.SandboxError ..... a sandbox or container cannot do as asked  (guest, container)
      +-- kata.ctl.errors.UsageError ........... the command line or configuration is wrong (config)
+     +-- kata.agentctl.errors ................. likewise, and what a script expected       (config, guest)
 
 `kata.protocol.status.RpcError` is apart: it is what came over the wire, and rooms wrap it.
 """

@@ -10,7 +10,15 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
-SCRIPTS = ("bin/kata", ".ci/run", "tools/setup.sh", "tools/lock.sh", "src/kata/kernel/initrd.sh")
+SCRIPTS = (
+    "bin/kata",
+    "bin/kata-agent",
+    "bin/kata-agent-ctl",
+    ".ci/run",
+    "tools/setup.sh",
+    "tools/lock.sh",
+    "src/kata/kernel/initrd.sh",
+)
 
 TOOLS: dict[str, list[str | Path]] = {
     "ruff check": [BIN / "ruff", "check", "--no-cache"],

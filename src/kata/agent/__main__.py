@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import FrameType
 
-USAGE = """usage: kata-agent [--version] [--server-addr ADDRESS [--log-level LEVEL] [--no-cgroups]
+USAGE = """usage: kata-agent [--version] [--server ADDRESS [--log-level LEVEL] [--no-cgroups]
 [--no-device-rules]]
 
-Without arguments the agent is the first process of a guest. With --server-addr it serves on a host, for
+Without arguments the agent is the first process of a guest. With --server (or --server-addr) it serves on a host, for
 tests: it mounts nothing at start. --no-cgroups is for hosts without a usable cgroup v2 (crun makes no cgroups
 then), --no-device-rules for hosts without CAP_SYS_RESOURCE.
 """
@@ -39,7 +39,8 @@ then), --no-device-rules for hosts without CAP_SYS_RESOURCE.
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the agent; the exit code. As PID 1 without --server-addr it does not return."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    given = sys.argv[1:] if argv is None else argv
+    arguments = ["--server-addr" if word == "--server" else word for word in given]
     if "--version" in arguments:
         print(f"kata-agent {__version__}")
         return 0

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 from kata.oci import convert
 from kata.protocol.client import Client, connect_agent
 from kata.protocol.generated import agent_pb2
+from kata.protocol.messages import method
 from kata.protocol.status import Code, RpcError
 from kata.protocol.transport import dial
 from kata.sandbox.errors import (
@@ -156,6 +157,22 @@ class AgentClient:
     def update_routes(self, routes: agent_pb2.UpdateRoutesRequest) -> None:
         """Add routes to the guest's main table."""
         self._call("UpdateRoutes", routes)
+
+    def forward(self, name: str, payload: bytes, timeout: float | None) -> bytes:
+        """Pass on any request (`service/Method` and its message) as it is; the reply's message.
+
+        For debugging from outside. Raises RpcError: the agent's own words, or INVALID_ARGUMENT for a payload that is
+        no such message and UNIMPLEMENTED for a method that no .proto file describes.
+        """
+        from google.protobuf.message import DecodeError
+
+        try:
+            request = method(*name.split("/", 1)).request.FromString(payload)
+        except (KeyError, TypeError):
+            raise RpcError(Code.UNIMPLEMENTED, f"there is no method {name}") from None
+        except DecodeError as error:
+            raise RpcError(Code.INVALID_ARGUMENT, f"the payload is no request of {name}: {error}") from None
+        return self._client.call(name, request, timeout=timeout).SerializeToString()
 
     def _run_command(self, method: str, request: Message, process: Process) -> None:
         """A call that fails when the program is not there; the error then names it."""

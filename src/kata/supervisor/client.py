@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 from kata.protocol.client import Client
 from kata.protocol.generated import control_pb2
-from kata.protocol.status import Code, RpcError
+from kata.protocol.status import Code, RpcError, from_message
 from kata.protocol.transport import dial
 from kata.sandbox.errors import ConflictError, ContainerError, SandboxError
 from kata.supervisor.service import CODES
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 SOCKET = "control.sock"
 DIAL_TIMEOUT = 5.0
 CALL_TIMEOUT = 30.0
+AGENT_GRACE = 5.0
+"""Seconds that a call to the agent may take on the way, beyond the agent's own."""
 
 
 class Control:
@@ -81,6 +83,21 @@ class Control:
         """End the container, by force after `timeout` seconds. Returns when it has ended."""
         request = control_pb2.StopRequest(signal=signal, timeout_ms=int(timeout * 1000))
         self._call("Stop", request, timeout + CALL_TIMEOUT)
+
+    def agent_call(self, name: str, payload: bytes, timeout: float | None) -> bytes:
+        """Have a request passed on to the guest's agent, `service/Method` and its message; the reply's message.
+
+        Raises RpcError: what the agent says; SandboxError and ConflictError when there is no sandbox to ask in.
+        `timeout` in seconds is the agent's, None for no limit.
+        """
+        limit = 0 if timeout is None else max(1, int(timeout * 1000))
+        request = control_pb2.AgentCallRequest(method=name, payload=payload, timeout_ms=limit)
+        # The agent's own answer to a passed deadline says more than ours would.
+        answer = self._call("AgentCall", request, None if timeout is None else timeout + AGENT_GRACE)
+        response = cast(control_pb2.AgentCallResponse, answer)
+        if response.HasField("status"):
+            raise from_message(response.status)
+        return response.payload
 
     def _call(self, method: str, request: Message, timeout: float | None = CALL_TIMEOUT) -> Message:
         try:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 
 from kata.errors import KataError
 from kata.protocol.generated import control_pb2
-from kata.protocol.status import Code, RpcError
+from kata.protocol.status import Code, RpcError, to_message
 from kata.sandbox.errors import (
     CommandNotFoundError,
     CommandNotRunnableError,
@@ -109,6 +109,18 @@ class ControlService:
             self._end(request.signal, request.timeout_ms / 1000)
             self.recorded.wait(RECORD_TIMEOUT)
         return control_pb2.Done()
+
+    def agent_call(self, request: control_pb2.AgentCallRequest, call: Call) -> control_pb2.AgentCallResponse:
+        """One request to the agent, passed on as it is. Nothing is refused: the socket is the owner's alone.
+
+        A caller that goes away cannot call it back: the agent's answer is then dropped when it comes.
+        """
+        timeout = request.timeout_ms / 1000 or None
+        try:
+            payload = self._sandbox.agent.forward(request.method, request.payload, timeout)
+        except RpcError as error:
+            return control_pb2.AgentCallResponse(status=to_message(error))
+        return control_pb2.AgentCallResponse(payload=payload)
 
     def drain(self, timeout: float) -> None:
         """Wait until everyone who waited for an exit has been told, at most `timeout` seconds."""

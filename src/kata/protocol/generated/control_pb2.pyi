@@ -10,6 +10,7 @@ means the container's first process.
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 import builtins as _builtins
+from kata.protocol.generated import status_pb2 as _status_pb2
 import sys
 import typing as _typing
 
@@ -247,3 +248,58 @@ class StopRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StopRequest: _TypeAlias = StopRequest  # noqa: Y015
+
+@_typing.final
+class AgentCallRequest(_message.Message):
+    """One request to the guest's agent, passed on as it is: `method` is `service/Method`, `payload` its message.
+    The agent gets `timeout_ms` to answer, without limit for 0. For debugging: what a request changes in the guest, the
+    holder of the sandbox does not hear of, and DestroySandbox ends the sandbox.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    METHOD_FIELD_NUMBER: _builtins.int
+    PAYLOAD_FIELD_NUMBER: _builtins.int
+    TIMEOUT_MS_FIELD_NUMBER: _builtins.int
+    method: _builtins.str
+    payload: _builtins.bytes
+    timeout_ms: _builtins.int
+    def __init__(
+        self,
+        *,
+        method: _builtins.str = ...,
+        payload: _builtins.bytes = ...,
+        timeout_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["method", b"method", "payload", b"payload", "timeout_ms", b"timeout_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AgentCallRequest: _TypeAlias = AgentCallRequest  # noqa: Y015
+
+@_typing.final
+class AgentCallResponse(_message.Message):
+    """`status` is what the agent said, absent when it said yes. An error of the call itself is that of the holder."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATUS_FIELD_NUMBER: _builtins.int
+    PAYLOAD_FIELD_NUMBER: _builtins.int
+    payload: _builtins.bytes
+    @_builtins.property
+    def status(self) -> _status_pb2.Status: ...
+    def __init__(
+        self,
+        *,
+        status: _status_pb2.Status | None = ...,
+        payload: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["payload", b"payload", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AgentCallResponse: _TypeAlias = AgentCallResponse  # noqa: Y015
