@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import select
 import subprocess
 import sys
@@ -15,7 +16,6 @@ import pytest
 
 from kata.agentctl.__main__ import main, parse
 from kata.agentctl.rpcs import all_methods
-from kata.agentctl.targets import hybrid
 from kata.protocol.generated import agent_pb2, health_pb2
 from kata.protocol.server import Call, Server
 from kata.protocol.status import Code, RpcError
@@ -167,24 +167,23 @@ def test_a_prompt_completes_names_and_goes_on_after_errors(address: str) -> None
     environment = {"TERM": "dumb", "PATH": os.environ["PATH"], "INPUTRC": os.devnull}
     with subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal, env=environment) as process:
         os.close(terminal)
-        said = answer(main_end, b"kata-agent-ctl> ", b"Nothing\n")
-        said += answer(main_end, b"kata-agent-ctl> ", b"Chec\t\n")
-        said += answer(main_end, b"SERVING", b"\x04")
-        assert process.wait(20) == 0
+        try:
+            said = answer(main_end, b"kata-agent-ctl> ", b"Nothing\n")
+            said += answer(main_end, b"kata-agent-ctl> ", b"Chec\t\n")
+            # Typed before the next prompt, an end of file would get lost in the change to readline's terminal mode.
+            said += answer(main_end, rb"SERVING.*kata-agent-ctl> ", b"\x04")
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
     os.close(main_end)
     assert b"there is no request 'Nothing'" in said
 
 
 def answer(terminal: int, wanted: bytes, line: bytes) -> bytes:
-    """Read until `wanted` comes, then type `line`."""
+    """Read until what the pattern `wanted` describes has come, then type `line`."""
     said = b""
-    while wanted not in said:
+    while not re.search(wanted, said, re.DOTALL):
         assert select.select([terminal], [], [], 20)[0], said
         said += os.read(terminal, 4096)
     os.write(terminal, line)
     return said
-
-
-def test_hybrid_addresses() -> None:
-    for given in ("unix:///run/clh.sock", "/run/clh.sock", "hvsock:///run/clh.sock"):
-        assert hybrid(given, 1024) == "hvsock:///run/clh.sock:1024"
