@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from kata.images.errors import ImageError, ImageNotFoundError, NoSpaceError, WrongPlatformError
-from kata.images.rootfs import Rootfs
+from kata.images.errors import ImageError, ImageNotFoundError, MalformedImageError, NoSpaceError, WrongPlatformError
+from kata.images.rootfs import Rootfs, VolumeFolder
 from kata.images.store import ImageStore
 from kata.images.users import ResolvedUser, resolve_user
 from tests.unit.images import crafted
@@ -149,6 +149,30 @@ def test_another_architecture(store: ImageStore, tmp_path: Path) -> None:
     image = store.import_(str(tmp_path / "l"), "x")
     with pytest.raises(WrongPlatformError, match="s390x"):
         store.rootfs(image)
+
+
+def test_volumes_are_where_links_lead_with_their_owners(store: ImageStore, tmp_path: Path) -> None:
+    layer = tar(
+        entry("data", type=tarfile.DIRTYPE, uid=999, gid=998, mode=0o2750),
+        entry("short", type=tarfile.SYMTYPE, linkname="../../../data"),
+    )
+    volumes: dict[str, dict[str, dict[str, str]]] = {"Volumes": {"/short": {}, "data": {}, "/not/there": {}}}
+    crafted.image(tmp_path / "l", layer, config=volumes)
+    image = store.import_(str(tmp_path / "l"), "x")
+    wanted = {VolumeFolder("/data", 999, 998, 0o2750), VolumeFolder("/not/there", 0, 0, 0o755)}
+    for _ in ("made", "cached"):
+        with store.rootfs(image) as rootfs:
+            assert len(rootfs.volumes) == 2
+            assert set(rootfs.volumes) == wanted
+
+
+@pytest.mark.parametrize(("volume", "says"), [("/file", "not a folder"), ("/up", "the root"), ("/", "the root")])
+def test_volumes_that_cannot_be(store: ImageStore, tmp_path: Path, volume: str, says: str) -> None:
+    layer = tar(entry("file", b"x"), entry("up", type=tarfile.SYMTYPE, linkname="../.."))
+    crafted.image(tmp_path / "l", layer, config={"Volumes": {volume: {}}})
+    with pytest.raises(MalformedImageError, match=says):
+        store.rootfs(store.import_(str(tmp_path / "l"), "x"))
+    assert scratch(store) == []
 
 
 def test_busybox_runs(store: ImageStore, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tarfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.cli import kata, leftovers, ps, start, vmm_pids
+from tests.unit.images.crafted import entry, image, tar
 
 pytestmark = [pytest.mark.vm, pytest.mark.root, pytest.mark.usefixtures("busybox")]
 
@@ -71,6 +73,54 @@ def test_the_network_is_up_and_names_are_looked_up_by_the_host() -> None:
     assert "10.0.2.15/24" in said
     assert "default via 10.0.2.2 dev eth0" in said
     assert "nameserver 10.0.2.3\n" in said
+
+
+@pytest.fixture
+def with_volumes(tmp_path: Path) -> Iterator[str]:
+    """An image with two volumes: one with another user's content behind a link, one that the image does not have."""
+    applets = [entry(f"bin/{name}", type=tarfile.SYMTYPE, linkname="busybox") for name in ("sh", "cat", "stat")]
+    layer = tar(
+        entry("bin/busybox", Path("/bin/busybox").read_bytes(), mode=0o755),
+        *applets,
+        entry("data", type=tarfile.DIRTYPE, uid=999, gid=998, mode=0o2750),
+        entry("data/sub", type=tarfile.DIRTYPE, uid=999, gid=998, mode=0o700),
+        entry("data/sub/file", b"from the image\n", uid=999, gid=998, mode=0o600),
+        entry("link", type=tarfile.SYMTYPE, linkname="data"),
+    )
+    image(tmp_path / "layout", layer, config={"Volumes": {"/link": {}, "/new/one": {}}})
+    kata("image", "import", os.fspath(tmp_path / "layout"), "with-volumes", check=True)
+    yield "with-volumes"
+    kata("image", "rm", "with-volumes", check=True)
+
+
+def test_image_volumes_are_writable_though_the_root_is_not(with_volumes: str) -> None:
+    script = (
+        "cat /link/sub/file; stat -c '%n %u %g %a' /data /data/sub /data/sub/file /new/one;"
+        "echo a >/data/mine && echo b >/new/one/mine && echo written; echo c >/file || echo refused"
+    )
+    done = kata("run", "--rm", "--read-only", with_volumes, "sh", "-c", script, check=True)
+    assert done.stdout.decode().splitlines() == [
+        "from the image",
+        "/data 999 998 2750",
+        "/data/sub 999 998 700",
+        "/data/sub/file 999 998 600",
+        "/new/one 0 0 755",
+        "written",
+        "refused",
+    ]
+
+
+def test_a_volume_of_the_host_takes_an_image_volumes_place(with_volumes: str, tmp_path: Path) -> None:
+    (tmp_path / "given").mkdir()
+    volume = f"{tmp_path}/given:/data"
+    kata("run", "--rm", "--read-only", "-v", volume, with_volumes, "sh", "-c", "echo kept >/link/file", check=True)
+    assert (tmp_path / "given" / "file").read_text() == "kept\n"
+
+
+def test_a_read_only_root_has_room_for_a_volume_at_a_new_place(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("from the host\n")
+    done = kata("run", "--rm", "--read-only", "-v", f"{tmp_path}:/new/place", "busybox", "cat", "/new/place/file")
+    assert done.stdout == b"from the host\n", done.stderr
 
 
 def test_without_a_network_there_is_none() -> None:

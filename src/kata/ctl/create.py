@@ -160,6 +160,7 @@ def container_options(options: RunOptions, rootfs: Rootfs, sandbox_id: str) -> s
         user=resolve_user(options.user or config.user, rootfs.passwd, rootfs.group),
         terminal=options.tty,
     )
+    covered = {volume.destination for volume in options.volumes}
     quota = options.cpus if options.cpus != math.ceil(options.cpus) else None
     return spec.ContainerOptions(
         id=sandbox_id,
@@ -167,6 +168,11 @@ def container_options(options: RunOptions, rootfs: Rootfs, sandbox_id: str) -> s
         hostname=options.hostname or sandbox_id[:12],
         readonly=options.readonly,
         mounts=tuple((volume_source(i), v.destination, v.readonly) for i, v in enumerate(options.volumes)),
+        volumes=tuple(
+            spec.ImageVolume(folder.path, folder.uid, folder.gid, folder.mode)
+            for folder in rootfs.volumes
+            if folder.path not in covered
+        ),
         resolv_conf=options.network != "none",
         cpu_quota=quota,
         memory_bytes=options.memory_mib * 1024 * 1024,

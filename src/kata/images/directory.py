@@ -15,7 +15,7 @@ import msgspec
 from kata.images import erofs, layout, workspace
 from kata.images.config import DEFAULT_PATH, GO_ARCHITECTURES, ImageConfig
 from kata.images.errors import ImageError, ImageNotFoundError, NoSpaceError
-from kata.images.rootfs import Users, read_users
+from kata.images.rootfs import Content, read_content
 from kata.images.workspace import Progress
 from kata.linux import process
 from kata.linux.process import ProcessError
@@ -53,14 +53,14 @@ def require_usable(tree: Path, store: Path) -> None:
         raise ImageError(f"a file system is mounted in it, at {mounted}", hint=f"umount {mounted}")
 
 
-def build(tree: Path, work: Path, progress: Progress) -> tuple[Path, Users]:
+def build(tree: Path, work: Path, progress: Progress) -> tuple[Path, Content]:
     """An erofs file in `work` of what is in `tree` now, and the users' files in it. Raises ImageError."""
     size, entries = _measure(tree)
     workspace.require_space(work, size, 1, f"make a root filesystem of {tree}")
     progress(f"making a root filesystem of {entries} files, {size >> 20} MiB")
     target = work / "rootfs.erofs"
     erofs.build(tree, target, str(tree))
-    return target, read_users(tree)
+    return target, read_content(tree)
 
 
 def pack(tree: Path, work: Path, progress: Progress) -> Path:

@@ -20,11 +20,21 @@ MAX_TEXT = 1 << 20
 """Bytes of a passwd or group file."""
 
 
-class Users(msgspec.Struct, frozen=True):
-    """The bytes of /etc/passwd and /etc/group, kept beside a cached root filesystem."""
+class VolumeFolder(msgspec.Struct, frozen=True):
+    """A VOLUME of an image: its path with links resolved, and what the folder there has for owner and mode."""
+
+    path: str
+    uid: int = 0
+    gid: int = 0
+    mode: int = 0o755
+
+
+class Content(msgspec.Struct, frozen=True):
+    """What the host knows of a tree: /etc/passwd, /etc/group, its volumes. Kept beside a cached root filesystem."""
 
     passwd: bytes = b""
     group: bytes = b""
+    volumes: tuple[VolumeFolder, ...] = ()
 
 
 class Rootfs:
@@ -34,12 +44,13 @@ class Rootfs:
     image's files, with undecodable bytes as `\\xff`, and empty where it has none.
     """
 
-    def __init__(self, path: Path, fd: int, config: ImageConfig, users: Users, *, temporary: bool = False) -> None:
+    def __init__(self, path: Path, fd: int, config: ImageConfig, content: Content, *, temporary: bool = False) -> None:
         self.path = path
         self.fd = fd
         self.config = config
-        self.passwd = users.passwd.decode("utf-8", "backslashreplace")
-        self.group = users.group.decode("utf-8", "backslashreplace")
+        self.passwd = content.passwd.decode("utf-8", "backslashreplace")
+        self.group = content.group.decode("utf-8", "backslashreplace")
+        self.volumes = content.volumes
         self._temporary = temporary
 
     def __enter__(self) -> Rootfs:
@@ -57,10 +68,41 @@ class Rootfs:
             self.fd = -1
 
 
-def read_users(tree: Path) -> Users:
-    """The users' files of an unpacked tree; links in it lead nowhere outside. Raises MalformedImageError."""
+def read_content(tree: Path, volumes: tuple[str, ...] = ()) -> Content:
+    """What an unpacked tree has; links in it lead nowhere outside. Raises MalformedImageError."""
     with ConfinedDir(str(tree)) as root:
-        return Users(_read(root, "etc/passwd"), _read(root, "etc/group"))
+        found = {folder.path: folder for folder in (_volume(root, path) for path in volumes)}
+        return Content(_read(root, "etc/passwd"), _read(root, "etc/group"), tuple(found.values()))
+
+
+def _volume(root: ConfinedDir, path: str) -> VolumeFolder:
+    """The folder that a volume's path leads to; one that is missing is made when the container starts."""
+    try:
+        place = root.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno == errno.ENOENT:
+            return VolumeFolder(path)
+        if error.errno in (errno.ENOTDIR, errno.ELOOP):
+            raise MalformedImageError(f"the image's volume {path[:80]} is not a folder") from None
+        raise
+    try:
+        about = os.fstat(place)
+        resolved = _path_inside(root, place)
+    finally:
+        os.close(place)
+    if resolved == "/":
+        raise MalformedImageError(f"the image's volume {path[:80]} is the root of the container")
+    return VolumeFolder(resolved, about.st_uid, about.st_gid, stat.S_IMODE(about.st_mode))
+
+
+def _path_inside(root: ConfinedDir, place: int) -> str:
+    """Where an open folder is, as seen from the confined root (proc(5): /proc/self/fd)."""
+    top = root.open_dir(".")
+    try:
+        path = os.path.relpath(os.readlink(f"/proc/self/fd/{place}"), os.readlink(f"/proc/self/fd/{top}"))
+    finally:
+        os.close(top)
+    return "/" if path == "." else f"/{path}"
 
 
 def _read(root: ConfinedDir, path: str) -> bytes:

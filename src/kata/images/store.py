@@ -3,7 +3,7 @@
 One OCI layout holds all images, so that they share blobs; `rootfs` caches an erofs file for each manifest:
 
     oci/            oci-layout, index.json (a name for each image, or none), blobs/sha256/
-    rootfs/         <manifest's digest>.erofs and .users
+    rootfs/         <manifest's digest>.erofs and .content
     work/           what is being made (see `workspace`)
     lock            shared by readers for moments, exclusive while the index, blobs or caches change
     build.lock      one root filesystem at a time: it takes a whole disk and CPU
@@ -33,7 +33,7 @@ from kata.images.errors import (
 )
 from kata.images.layout import Descriptor, Manifest, blob_path
 from kata.images.lock import locked
-from kata.images.rootfs import Rootfs, Users
+from kata.images.rootfs import Content, Rootfs
 from kata.images.source import BUSYBOX_WORD, Kind, Source, classify, is_explicit
 
 if TYPE_CHECKING:
@@ -307,8 +307,8 @@ class ImageStore:
             config.require_platform(said)
             path = self._cache_path(digest)
             try:
-                users = layout.read_document(path.with_suffix(".users"), Users)
-                return Rootfs(path, os.open(path, os.O_RDONLY | os.O_CLOEXEC), said, users)
+                content = layout.read_document(path.with_suffix(".content"), Content)
+                return Rootfs(path, os.open(path, os.O_RDONLY | os.O_CLOEXEC), said, content)
             except FileNotFoundError:
                 return None
 
@@ -318,21 +318,21 @@ class ImageStore:
         with self._workspace() as work:
             _, manifest = self._link_blobs(digest, work / "layout")
             said = config.read(work / "layout", manifest)
-            built, users = unpack.build(work / "layout", manifest, digest, work, progress)
+            built, content = unpack.build(work / "layout", manifest, said.volumes, digest, work, progress)
             layout.sync(built)
             with self._writing():
                 if any(entry.digest == digest for entry in self._read_entries()):
-                    return self._cache(built, digest, said, users)
+                    return self._cache(built, digest, said, content)
             # Removed meanwhile: good for this caller alone.
             path, fd = workspace.adopt(self.work, built)
-            return Rootfs(path, fd, said, users, temporary=True)
+            return Rootfs(path, fd, said, content, temporary=True)
 
-    def _cache(self, built: Path, digest: str, said: ImageConfig, users: Users) -> Rootfs:
+    def _cache(self, built: Path, digest: str, said: ImageConfig, content: Content) -> Rootfs:
         path = self._cache_path(digest)
-        layout.write_durably(path.with_suffix(".users"), msgspec.json.encode(users))
+        layout.write_durably(path.with_suffix(".content"), msgspec.json.encode(content))
         built.replace(path)
         layout.sync(self.caches)
-        return Rootfs(path, os.open(path, os.O_RDONLY | os.O_CLOEXEC), said, users)
+        return Rootfs(path, os.open(path, os.O_RDONLY | os.O_CLOEXEC), said, content)
 
     def _cache_path(self, digest: str) -> Path:
         return self.caches / f"{digest.removeprefix('sha256:')}.erofs"
@@ -349,9 +349,9 @@ class ImageStore:
 
         directory.require_usable(path, self.root)
         with self._workspace() as work:
-            built, users = directory.build(path, work, progress)
+            built, content = directory.build(path, work, progress)
             target, fd = workspace.adopt(self.work, built)
-        return Rootfs(target, fd, directory.configuration(), users, temporary=True)
+        return Rootfs(target, fd, directory.configuration(), content, temporary=True)
 
     def _workspace(self) -> AbstractContextManager[Path]:
         from kata.images import workspace

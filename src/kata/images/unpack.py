@@ -11,7 +11,7 @@ from pathlib import Path
 from kata.images import erofs, layers, workspace
 from kata.images.errors import ImageError, MalformedImageError, NoSpaceError
 from kata.images.layout import Manifest, blob_path
-from kata.images.rootfs import Users, read_users
+from kata.images.rootfs import Content, read_content
 from kata.images.workspace import Progress
 from kata.linux import process
 from kata.linux.process import ProcessError
@@ -20,8 +20,10 @@ TIMEOUT = 900.0
 REF = "image"
 
 
-def build(layout: Path, manifest: Manifest, identity: str, work: Path, progress: Progress) -> tuple[Path, Users]:
-    """Unpack the only image of `layout` and make an erofs file in `work`; also the users' files in it.
+def build(
+    layout: Path, manifest: Manifest, volumes: tuple[str, ...], identity: str, work: Path, progress: Progress
+) -> tuple[Path, Content]:
+    """Unpack the only image of `layout` and make an erofs file in `work`; also what the host must know of it.
 
     Raises MalformedImageError (no layers, hostile layers), NoSpaceError, ImageError.
     """
@@ -36,11 +38,11 @@ def build(layout: Path, manifest: Manifest, identity: str, work: Path, progress:
     workspace.require_space(work, 2 * footprint.size, footprint.entries, "unpack the image")
     progress(f"unpacking {footprint.entries} files, {footprint.size >> 20} MiB")
     tree = _unpack(layout, work, footprint.size)
-    users = read_users(tree)
+    content = read_content(tree, volumes)
     progress("making the root filesystem")
     target = work / "rootfs.erofs"
     erofs.build(tree, target, identity)
-    return target, users
+    return target, content
 
 
 def _unpack(layout: Path, work: Path, limit: int) -> Path:

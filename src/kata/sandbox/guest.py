@@ -57,23 +57,19 @@ def prepare(agent: AgentClient, config: SandboxConfig) -> None:
 def describe(config: ContainerConfig, disk: tuple[str, str]) -> tuple[Spec, list[agent_pb2.Storage]]:
     """The container's spec with its guest paths, and the storages that make its root filesystem.
 
-    The disk (erofs) is mounted read-only; a writable root is an overlay over it in the guest's memory.
+    The disk (erofs) is mounted read-only, with an overlay over it in the guest's memory. A read-only root has one
+    too: the places to mount on are made in it before the runtime closes it.
     """
     driver, source = disk
     layer, rootfs = f"{LAYERS}/{config.id}", f"{ROOTFS}/{config.id}"
     spec = cast("Spec", dict(config.spec))
     root = dict(cast("dict[str, object]", config.spec.get("root", {})))
-    readonly = bool(root.get("readonly"))
-    spec["root"] = {"path": layer if readonly else rootfs, "readonly": readonly}
-    storages = [agent_pb2.Storage(driver=driver, source=source, fstype="erofs", options=["ro"], mount_point=layer)]
-    if not readonly:
-        options = [f"lowerdir={layer}", "io.katacontainers.fs-opt.overlay-rw"]
-        storages.append(
-            agent_pb2.Storage(
-                driver="overlayfs", source="overlay", fstype="overlay", options=options, mount_point=rootfs
-            )
-        )
-    return spec, storages
+    spec["root"] = {"path": rootfs, "readonly": bool(root.get("readonly"))}
+    options = [f"lowerdir={layer}", "io.katacontainers.fs-opt.overlay-rw"]
+    return spec, [
+        agent_pb2.Storage(driver=driver, source=source, fstype="erofs", options=["ro"], mount_point=layer),
+        agent_pb2.Storage(driver="overlayfs", source="overlay", fstype="overlay", options=options, mount_point=rootfs),
+    ]
 
 
 def _shared_storages(config: SandboxConfig) -> list[agent_pb2.Storage]:

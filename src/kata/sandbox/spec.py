@@ -82,6 +82,15 @@ class ProcessOptions(msgspec.Struct, frozen=True, kw_only=True):
     terminal: bool = False
 
 
+class ImageVolume(msgspec.Struct, frozen=True):
+    """A folder that is writable whatever the root filesystem is, and starts with what the image has there."""
+
+    destination: str
+    uid: int
+    gid: int
+    mode: int
+
+
 class ContainerOptions(msgspec.Struct, frozen=True, kw_only=True):
     """One container beside its process. `mounts` are (guest source, destination, read-only)."""
 
@@ -90,6 +99,7 @@ class ContainerOptions(msgspec.Struct, frozen=True, kw_only=True):
     hostname: str
     readonly: bool = False
     mounts: tuple[tuple[str, str, bool], ...] = ()
+    volumes: tuple[ImageVolume, ...] = ()
     resolv_conf: bool = True
     cpu_quota: float | None = None
     memory_bytes: int | None = None
@@ -194,13 +204,20 @@ def _base_mounts() -> list[Mount]:
 
 
 def _asked_mounts(options: ContainerOptions) -> list[Mount]:
-    mounts = []
+    mounts = [_volume(volume) for volume in options.volumes]
     if options.resolv_conf:
         # The guest's own resolv.conf, which CreateSandbox wrote from the DNS servers it was given.
         mounts.append(_mount("/etc/resolv.conf", "bind", "/etc/resolv.conf", "bind", "ro"))
     for source, destination, readonly in options.mounts:
         mounts.append(_mount(destination, "bind", source, "rbind", "ro" if readonly else "rw"))
-    return mounts
+    # As Docker does: what lies deeper comes later, so that no mount hides another.
+    return sorted(mounts, key=lambda mount: mount["destination"].rstrip("/").count("/"))
+
+
+def _volume(volume: ImageVolume) -> Mount:
+    """A tmpfs with the folder's content copied into it (runtime-spec config.md, tmpcopyup)."""
+    owner = (f"mode={volume.mode:o}", f"uid={volume.uid}", f"gid={volume.gid}")
+    return _mount(volume.destination, "tmpfs", "tmpfs", "tmpcopyup", *owner)
 
 
 def _mount(destination: str, kind: str, source: str, *options: str) -> Mount:

@@ -41,13 +41,26 @@ def test_limits_and_volumes() -> None:
     )
     assert made["linux"]["resources"]["memory"] == {"limit": 1 << 29}
     assert made["linux"]["resources"]["cpu"] == {"quota": 50_000, "period": 100_000}
-    assert made["mounts"][-1] == {
+    assert made["mounts"][-2] == {
         "destination": "/data",
         "type": "bind",
         "source": "/run/v0",
         "options": ["rbind", "ro"],
     }
     assert made["root"]["readonly"]
+
+
+def test_image_volumes_start_with_what_the_image_has_and_hide_nothing() -> None:
+    volumes = (spec.ImageVolume("/srv/data/deep", 0, 0, 0o755), spec.ImageVolume("/srv", 999, 998, 0o2750))
+    made = spec.container(options(volumes=volumes, mounts=(("/run/v0", "/srv/data", False),)))
+    asked = [mount for mount in made["mounts"] if mount["destination"].startswith("/srv")]
+    assert [mount["destination"] for mount in asked] == ["/srv", "/srv/data", "/srv/data/deep"]
+    assert asked[0] == {
+        "destination": "/srv",
+        "type": "tmpfs",
+        "source": "tmpfs",
+        "options": ["tmpcopyup", "mode=2750", "uid=999", "gid=998"],
+    }
 
 
 def test_no_network_no_resolv_conf() -> None:
