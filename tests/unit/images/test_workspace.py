@@ -16,9 +16,10 @@ from kata.images.errors import NoSpaceError, StoreBusyError
 from kata.images.lock import locked
 
 OWNER = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from kata.images.workspace import workspace
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is inherited as ignored
 with workspace(Path(sys.argv[1])) as path:
     (path / "file").touch()
     print(path, flush=True)
