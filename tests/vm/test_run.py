@@ -189,9 +189,9 @@ def test_a_web_server_answers_on_a_published_port(tmp_path: Path) -> None:
 def test_two_at_once() -> None:
     words = ("run", "--rm", "busybox", "sh", "-c", "echo $(hostname)")
     both = [start(*words, stdin=subprocess.DEVNULL) for _ in range(2)]
-    said = [process.communicate(timeout=180)[0] for process in both]
-    assert [process.returncode for process in both] == [0, 0]
-    assert said[0] != said[1]
+    said = [process.communicate(timeout=180) for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert said[0][0] != said[1][0]
 
 
 def test_detached_with_exec_logs_stop_and_rm() -> None:

@@ -77,12 +77,18 @@ class Attachment:
         if "stdin" in self._open:
             self._start(_copy_in, 0, self._open.pop("stdin"), waited_for=False)
 
-    def stay(self, control: Control, exec_id: str, *, terminal: bool) -> int:
-        """Stay with a process that has been started, to its end; returns its exit code."""
+    def stay(
+        self, wait: Callable[[], tuple[int, str]], control: Control | None, exec_id: str, *, terminal: bool
+    ) -> int:
+        """Stay with a process that has been started, to its end as `wait` gives it; returns its exit code.
+
+        `control` takes signals and sizes; None for a sandbox that has ended meanwhile.
+        """
         with raw_terminal() if terminal else contextlib.nullcontext():
             self.begin()
-            forward_signals(control, exec_id, terminal=terminal)
-            code, error = control.wait(exec_id)
+            if control is not None:
+                forward_signals(control, exec_id, terminal=terminal)
+            code, error = wait()
             self.finish()
         if error:
             print(f"kata: guest: {error}", file=sys.stderr)

@@ -14,7 +14,7 @@ import time
 
 from kata import paths
 from kata.hypervisor.identity import release_identities
-from kata.sandbox.errors import ConflictError, SandboxError
+from kata.sandbox.errors import SandboxError
 from kata.sandbox.process import LOST_EXIT_CODE
 from kata.sandbox.store import ProcessRef, Record, Store, process_ref
 
@@ -23,6 +23,7 @@ KILL_TIMEOUT = 5.0
 
 def reconcile(store: Store) -> list[str]:
     """Bring every dead sandbox into a true state. Returns the ids of those that needed it."""
+    store.sweep()
     return [sandbox_id for sandbox_id in store.ids() if _reconcile_one(store, sandbox_id)]
 
 
@@ -57,7 +58,7 @@ def kill(reference: ProcessRef) -> None:
 def _reconcile_one(store: Store, sandbox_id: str) -> bool:
     try:
         lock = store.hold(sandbox_id)
-    except (ConflictError, OSError):
+    except (SandboxError, OSError):
         return False
     try:
         record = store.read(sandbox_id)

@@ -11,6 +11,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import select
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,9 @@ import msgspec
 from kata import paths
 from kata.sandbox.config import ContainerConfig, SandboxConfig
 from kata.sandbox.errors import ConflictError, NotFoundError, SandboxError
+
+UNBORN, DEAD = ".new-", ".dead-"
+"""Prefixes of folders that are not on the list yet, or no more."""
 
 Status = Literal["creating", "running", "stopped"]
 
@@ -76,8 +80,8 @@ class Store:
                         f"the name {record.name} is taken by sandbox {other.sandbox.id[:12]}",
                         hint=f"choose another --name, or remove that one: kata rm -f {record.name}",
                     )
-            self.remove(f".new-{record.sandbox.id}")
-            unborn = self.directory(f".new-{record.sandbox.id}")
+            self._remove_hidden()
+            unborn = self.directory(f"{UNBORN}{record.sandbox.id}")
             unborn.mkdir(mode=0o700)
             lock = self.hold(unborn.name)
             _write_record(unborn, record)
@@ -130,12 +134,31 @@ class Store:
         return matches[0]
 
     def remove(self, sandbox_id: str) -> None:
-        """Remove the folder of a sandbox; one that is gone already is fine."""
-        shutil.rmtree(self.directory(sandbox_id), ignore_errors=True)
+        """Remove the folder of a sandbox; one that is gone already is fine.
+
+        It leaves the list in one step: whoever looks meanwhile finds all of it or nothing.
+        """
+        dead = self.directory(f"{DEAD}{sandbox_id}")
+        shutil.rmtree(dead, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):
+            self.directory(sandbox_id).rename(dead)
+        shutil.rmtree(dead, ignore_errors=True)
+
+    def sweep(self) -> None:
+        """Remove what a process left behind that was killed while it made or removed a sandbox's folder."""
+        if any(self._hidden()):
+            with self._names_locked():
+                self._remove_hidden()
 
     def hold(self, sandbox_id: str) -> int:
-        """Take the lock of a sandbox, for life: a file descriptor. Raises ConflictError when it is held."""
-        fd = os.open(self.directory(sandbox_id) / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        """Take the lock of a sandbox, for life: a file descriptor.
+
+        Raises ConflictError when it is held, NotFoundError when there is no such sandbox (any more).
+        """
+        try:
+            fd = os.open(self.directory(sandbox_id) / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except (FileNotFoundError, NotADirectoryError):
+            raise NotFoundError(f"there is no sandbox {sandbox_id}", hint="kata ps -a lists them") from None
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -166,9 +189,32 @@ class Store:
             os.close(self.hold(sandbox_id))
         except ConflictError:
             return True
-        except OSError:
+        except (NotFoundError, OSError):
             return False
         return False
+
+    def wait_end(self, sandbox_id: str, timeout: float) -> bool:
+        """Wait until the process that holds this sandbox is gone, at most `timeout` seconds; whether it is."""
+        holder = self.holder(sandbox_id)
+        if holder is None:
+            return True
+        try:
+            pidfd = os.pidfd_open(holder.pid)
+        except ProcessLookupError:
+            return True
+        try:
+            return process_ref(holder.pid) != holder or bool(select.select([pidfd], [], [], timeout)[0])
+        finally:
+            os.close(pidfd)
+
+    def _hidden(self) -> Iterator[Path]:
+        for name in (UNBORN, DEAD):
+            yield from self.root.glob(f"{name}*")
+
+    def _remove_hidden(self) -> None:
+        """Under the lock of names: no folder is half made then."""
+        for folder in self._hidden():
+            shutil.rmtree(folder, ignore_errors=True)
 
     @contextlib.contextmanager
     def _names_locked(self) -> Iterator[None]:

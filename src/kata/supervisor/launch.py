@@ -1,8 +1,8 @@
-"""Start the process that holds a sandbox, and hear from it how the start went.
+"""Start the process that holds a sandbox, and hear from it how the start and the container's life went.
 
 The child is forked from the command itself (one interpreter start), so no thread may exist yet. It reports over
-a pipe: one JSON line, either that the container runs or the error that stopped it. The pipe's end without a
-line means that the child died.
+a pipe, in JSON lines: that the container runs or the error that stopped it; later, how the container ended. The
+pipe's end without a line means that the child died.
 """
 
 from __future__ import annotations
@@ -29,7 +29,34 @@ GRACE = 30.0
 """Seconds beyond the guest's boot time-out that the whole start may take."""
 
 
-def launch(store: Store, record: Record, stdio: StdioPaths, lock: int) -> None:
+class Launched:
+    """A sandbox whose container runs, seen by the command that started it. Context manager.
+
+    The pipe tells the end even when it comes before anybody could have asked for it, and when the record on disk
+    is gone already (`--rm`).
+    """
+
+    def __init__(self, reports: _Reports) -> None:
+        self._reports = reports
+
+    def __enter__(self) -> Launched:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        os.close(self._reports.fd)
+
+    def wait(self) -> tuple[int, str]:
+        """Block until the container's end is on record and the VM gone: its exit code, and why if not by itself.
+
+        Raises SandboxError when the sandbox's process died without a word.
+        """
+        end = self._reports.next(None)
+        if end is None:
+            raise SandboxError("the process that held the sandbox ended", hint="kata ps -a shows what is left of it")
+        return int(end["exit_code"]), end["error"]
+
+
+def launch(store: Store, record: Record, stdio: StdioPaths, lock: int) -> Launched:
     """Fork the sandbox's process and wait until its container runs. `lock` is handed over to it.
 
     Raises the KataError that stopped the start; the sandbox's folder then says so too (or is gone, for one that
@@ -44,16 +71,15 @@ def launch(store: Store, record: Record, stdio: StdioPaths, lock: int) -> None:
         _become_supervisor(store, record, stdio, lock, write_end)
     os.close(write_end)
     os.close(lock)
+    reports = _Reports(read_end)
     try:
-        report = _read_report(read_end, record.sandbox.boot_timeout + GRACE)
+        reports.started(record.sandbox.boot_timeout + GRACE)
     except BaseException:
-        # Interrupted or out of time: the child takes its sandbox down on SIGTERM.
+        os.close(read_end)
+        # Interrupted or out of time: the child takes its sandbox down on SIGTERM. One that failed is ending anyway.
         os.kill(pid, signal.SIGTERM)
         raise
-    finally:
-        os.close(read_end)
-    if "error" in report:
-        raise _error_from(report)
+    return Launched(reports)
 
 
 def _become_supervisor(store: Store, record: Record, stdio: StdioPaths, lock: int, report: int) -> NoReturn:
@@ -87,37 +113,61 @@ def _close_all_but(*kept: int) -> None:
                 os.close(int(entry))
 
 
-def _read_report(fd: int, timeout: float) -> dict[str, str]:
-    deadline = time.monotonic() + timeout
-    data = b""
-    poll = select.poll()
-    poll.register(fd, select.POLLIN)
-    while len(data) < REPORT_LIMIT:
-        left = deadline - time.monotonic()
-        if left <= 0 or not poll.poll(left * 1000):
+class _Reports:
+    """The reading end of the pipe, line by line."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self._rest = b""
+
+    def started(self, timeout: float) -> None:
+        """Return when the container runs, within `timeout` seconds; raise what kept it from running otherwise."""
+        try:
+            report = self.next(timeout)
+        except TimeoutError:
             raise SandboxError(
-                f"the container was not running after {timeout:.0f} s",
-                hint="look at the sandbox's runtime.log",
+                f"the container was not running after {timeout:.0f} s", hint="look at the sandbox's runtime.log"
+            ) from None
+        if report is None:
+            raise SandboxError(
+                "the sandbox's process died during the start", hint="kata ps -a; its runtime.log says why"
             )
-        chunk = os.read(fd, 65536)
-        if not chunk:
-            break
-        data += chunk
-    if not data:
-        raise SandboxError("the sandbox's process died during the start", hint="kata ps -a; its runtime.log says why")
-    report: dict[str, str] = json.loads(data)
-    return report
+        if report["status"] == "failed":
+            raise _error_from(report)
+
+    def next(self, timeout: float | None) -> dict[str, str] | None:
+        """The next line, None when there will be none; TimeoutError after `timeout` seconds (None: no limit)."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        poll = select.poll()
+        poll.register(self.fd, select.POLLIN)
+        while b"\n" not in self._rest:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
+            if not poll.poll(left):
+                raise TimeoutError
+            chunk = os.read(self.fd, 65536)
+            if not chunk or len(self._rest) > REPORT_LIMIT:
+                return None
+            self._rest += chunk
+        line, _, self._rest = self._rest.partition(b"\n")
+        report: dict[str, str] = json.loads(line)
+        return report
 
 
 def report_error(error: KataError) -> dict[str, str]:
     """An error as the report has it; `_error_from` makes the same error of it on the other side."""
     return {
+        "status": "failed",
         "error": type(error).__name__,
         "what": error.what,
         "hint": error.hint,
         "detail": error.detail,
         "layer": error.layer,
     }
+
+
+def report_end(code: int, error: str) -> dict[str, str]:
+    """How the container ended, as `Launched.wait` gives it."""
+    return {"status": "ended", "exit_code": str(code), "error": error}
 
 
 def _error_from(report: dict[str, str]) -> KataError:

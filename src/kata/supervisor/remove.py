@@ -29,7 +29,7 @@ def remove(store: Store, wanted: str, *, force: bool) -> None:
         if not force:
             raise ConflictError(f"{wanted} is running", hint=f"kata stop {wanted}, or kata rm -f {wanted}")
         _end(store, sandbox_id)
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(NotFoundError):
         remove_leftovers(store, sandbox_id)
 
 

@@ -23,7 +23,7 @@ from kata.sandbox.sandbox import Sandbox
 from kata.sandbox.stdio import LogSink, StdioPaths
 from kata.sandbox.store import process_ref
 from kata.supervisor.client import SOCKET
-from kata.supervisor.launch import report_error
+from kata.supervisor.launch import report_end, report_error
 from kata.supervisor.service import ControlService, to_status
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ def supervise(store: Store, record: Record, stdio: StdioPaths, report: int) -> i
         _end(sandbox, container, log)
         _finish(store, record, container.init.exit_code, container.init.error)
         service.recorded.set()
+        _report(report, report_end(container.init.exit_code or 0, container.init.error))
         service.drain(TELL_TIMEOUT)
     return 0
 
@@ -100,10 +101,9 @@ def _stop_on_signal(ended: threading.Event) -> None:
 
 def _report(fd: int, message: dict[str, str]) -> None:
     try:
-        os.write(fd, json.dumps(message).encode())
+        os.write(fd, json.dumps(message).encode() + b"\n")
     except OSError:
-        pass  # the command that started us is gone; the sandbox runs on
-    os.close(fd)
+        pass  # the command that started us is gone, or never waits for the end; the sandbox runs on
 
 
 def _unexpected(error: BaseException) -> KataError:

@@ -18,11 +18,15 @@ null = os.open("/dev/null", os.O_RDWR)
 def run(script):
     return reaper.run(["/bin/sh", "-c", script], {"PATH": "/bin:/usr/bin"}, null, null, null)
 def orphan(script):
+    # It begins only when its parent is gone: a shell that is still there may reap it.
     r, w = os.pipe()
-    ended = reaper.run(["/bin/sh", "-c", "(" + script + ") & echo $!"], {"PATH": "/bin:/usr/bin"}, null, w, null)
-    os.close(w)
+    begin_r, begin_w = os.pipe()
+    shell = ["/bin/sh", "-c", "exec 3<&0; (read x <&3; " + script + ") & echo $!"]
+    ended = reaper.run(shell, {"PATH": "/bin:/usr/bin"}, begin_r, w, null)
+    os.close(w); os.close(begin_r)
     pid = int(os.read(r, 100)); os.close(r)
     assert ended.wait(10) == 0
+    os.close(begin_w)
     return pid
 """
 

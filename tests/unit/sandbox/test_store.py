@@ -55,8 +55,35 @@ def test_alive_is_the_lock(store: Store) -> None:
     assert store.holder("0" * 32) == process_ref(os.getpid())
     with pytest.raises(ConflictError):
         remove_leftovers(store, "0" * 32)
+    assert not store.wait_end("0" * 32, 0.0)
+    os.pwrite(lock, b"1 1\n".ljust(64), 0)
+    assert store.wait_end("0" * 32, 0.0)
     os.close(lock)
     assert not store.alive("0" * 32)
+    assert store.wait_end("1" * 32, 0.0)
+
+
+def test_what_is_half_made_or_half_removed_is_swept_and_never_seen(store: Store) -> None:
+    os.close(store.create(record()))
+    for name in (f".new-{'1' * 32}", f".dead-{'2' * 32}"):
+        (store.root / name).mkdir()
+        (store.root / name / "lock").touch()
+    assert store.ids() == ["0" * 32]
+    reconcile(store)
+    assert sorted(os.listdir(store.root)) == [".names", "0" * 32]
+
+
+def test_a_removed_sandbox_leaves_nothing_to_those_who_look_at_it_meanwhile(store: Store) -> None:
+    lock = store.create(record())
+    folder = os.open(store.directory("0" * 32), os.O_PATH)
+    store.remove("0" * 32)
+    os.close(lock)
+    with pytest.raises(NotFoundError):
+        store.hold("0" * 32)
+    with pytest.raises(FileNotFoundError):
+        os.open("lock", os.O_RDWR | os.O_CREAT, dir_fd=folder)
+    os.close(folder)
+    assert os.listdir(store.root) == [".names"]
 
 
 def test_a_damaged_record_is_an_error_and_can_be_removed(store: Store) -> None:

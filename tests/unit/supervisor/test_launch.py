@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+import threading
+from collections.abc import Iterator
 
 import pytest
 
@@ -32,31 +36,68 @@ def test_a_report_cannot_choose_any_class(name: str) -> None:
     assert isinstance(launch._error_from(report), KataError)
 
 
-def read(data: bytes, timeout: float = 5.0) -> dict[str, str]:
+RUNNING = b'{"status": "running"}\n'
+
+
+@contextlib.contextmanager
+def reports(data: bytes) -> Iterator[launch._Reports]:
+    """What a child that wrote `data` and died left behind."""
     reading, writing = os.pipe()
     os.write(writing, data)
     os.close(writing)
-    try:
-        return launch._read_report(reading, timeout)
-    finally:
-        os.close(reading)
+    yield launch._Reports(reading)
+    os.close(reading)
 
 
-def test_a_report_is_one_json_line() -> None:
-    assert read(b'{"status": "running"}') == {"status": "running"}
+def line(report: dict[str, str]) -> bytes:
+    return json.dumps(report).encode() + b"\n"
 
 
-def test_a_child_that_dies_is_an_error() -> None:
-    with pytest.raises(SandboxError, match="died"):
-        read(b"")
+def test_the_end_is_told_though_it_came_before_anybody_asked() -> None:
+    with reports(RUNNING + line(launch.report_end(7, "why"))) as found:
+        found.started(5.0)
+        assert launch.Launched(found).wait() == (7, "why")
+
+
+def test_a_start_that_failed_is_that_error() -> None:
+    with (
+        reports(line(launch.report_error(GuestError("no answer")))) as found,
+        pytest.raises(GuestError, match="no ans"),
+    ):
+        found.started(5.0)
+
+
+def test_a_long_error_comes_through_whole() -> None:
+    error = GuestError("no answer", detail="x" * 200_000)
+    reading, writing = os.pipe()
+    writer = threading.Thread(target=lambda: os.write(writing, line(launch.report_error(error))))
+    writer.start()
+    with pytest.raises(GuestError) as caught:
+        launch._Reports(reading).started(5.0)
+    writer.join()
+    os.close(reading)
+    os.close(writing)
+    assert caught.value.detail == error.detail
+
+
+@pytest.mark.parametrize("data", [b"", RUNNING[:7]])
+def test_a_child_that_dies_is_an_error(data: bytes) -> None:
+    with reports(data) as found, pytest.raises(SandboxError, match="died"):
+        found.started(5.0)
 
 
 def test_a_child_that_says_nothing_is_given_up() -> None:
     reading, writing = os.pipe()
     with pytest.raises(SandboxError, match="not running after"):
-        launch._read_report(reading, 0.05)
+        launch._Reports(reading).started(0.05)
     os.close(reading)
     os.close(writing)
+
+
+def test_a_sandbox_that_vanishes_while_it_runs_is_an_error() -> None:
+    with reports(RUNNING) as found, pytest.raises(SandboxError, match="ended"):
+        found.started(5.0)
+        launch.Launched(found).wait()
 
 
 def test_every_error_has_one_code_and_the_table_reads_both_ways() -> None:

@@ -67,7 +67,7 @@ def execute(args: argparse.Namespace) -> int:
             return 0
         with Attachment(directory, exec_id, stdin=args.interactive, terminal=args.tty) as attachment:
             control.exec(exec_id, process, attachment.paths)
-            return attachment.stay(control, exec_id, terminal=args.tty)
+            return attachment.stay(lambda: control.wait(exec_id), control, exec_id, terminal=args.tty)
 
 
 def describe(args: argparse.Namespace, store: Store, record: Record) -> Process:

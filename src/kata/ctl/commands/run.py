@@ -108,19 +108,25 @@ def _run(options: RunOptions, store: Store, record: Record, lock: int) -> int:
     from kata.supervisor.launch import launch
 
     if options.detach:
-        launch(store, record, StdioPaths(), lock)
-        print(record.sandbox.id)
+        with launch(store, record, StdioPaths(), lock):
+            print(record.sandbox.id)
         return 0
     return _run_attached(options, store, record, lock)
 
 
 def _run_attached(options: RunOptions, store: Store, record: Record, lock: int) -> int:
     from kata.ctl.attach import Attachment
+    from kata.sandbox.errors import ConflictError
     from kata.supervisor.client import Control
     from kata.supervisor.launch import launch
 
     directory = store.directory(record.sandbox.id)
-    with Attachment(directory, "init", stdin=options.interactive, terminal=options.tty) as attachment:
-        launch(store, record, attachment.paths, lock)
-        with Control(directory) as control:
-            return attachment.stay(control, "", terminal=options.tty)
+    with (
+        Attachment(directory, "init", stdin=options.interactive, terminal=options.tty) as attachment,
+        launch(store, record, attachment.paths, lock) as launched,
+        contextlib.ExitStack() as stack,
+    ):
+        control = None
+        with contextlib.suppress(ConflictError):  # it has ended already, and `launched` knows how
+            control = stack.enter_context(Control(directory))
+        return attachment.stay(launched.wait, control, "", terminal=options.tty)

@@ -7,6 +7,8 @@ import argparse
 from kata.ctl.errors import UsageError
 
 HELP = "stop running containers"
+END_TIMEOUT = 10.0
+"""Seconds that a sandbox's process has to be gone, once it answers no more."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -18,6 +20,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(args: argparse.Namespace) -> int:
     """Stop each; the first failure is reported after all were tried."""
     from kata.ctl.each import for_each
+    from kata.sandbox.errors import SandboxError
     from kata.sandbox.store import Store
     from kata.supervisor.client import Control
 
@@ -27,8 +30,14 @@ def execute(args: argparse.Namespace) -> int:
 
     def stop(wanted: str) -> None:
         record = store.find(wanted)
-        if record.status != "stopped":
+        if record.status == "stopped":
+            return
+        try:
             with Control(store.directory(record.sandbox.id)) as control:
                 control.stop(record.container.stop_signal, float(args.time))
+        except SandboxError:
+            # It may have ended by itself at this very moment, which is what was wanted.
+            if not store.wait_end(record.sandbox.id, END_TIMEOUT):
+                raise
 
     return for_each(store, args.containers, stop)
