@@ -22,6 +22,13 @@ if TYPE_CHECKING:
 
 CONSOLE_TIMEOUT = 10.0
 
+PIPE_SIZE = 1 << 20
+"""Bytes of a standard stream's pipe where `agent.container_pipe_size` says nothing.
+
+A reply carries what the pipe holds, so the kernel's 64 KiB would mean a call for each of them. This is also the most
+that is allowed without CAP_SYS_RESOURCE (pipe(7), pipe-max-size); pages are taken only when they are written.
+"""
+
 
 class Streams(NamedTuple):
     """Our sides of a process's streams. With a terminal all is `terminal`, and there is no standard error."""
@@ -126,8 +133,7 @@ class Plumbing:
         pipes = [os.pipe2(os.O_CLOEXEC) for _ in range(3)]
         for pipe in pipes:
             self._open += pipe
-            if size:
-                set_pipe_size(pipe[0], size)
+            set_pipe_size(pipe[0], size or PIPE_SIZE)
         self.stdin, self.stdout, self.stderr = pipes[0][0], pipes[1][1], pipes[2][1]
         self._ours = (pipes[0][1], pipes[1][0], pipes[2][0])
         for fd in self._ours:

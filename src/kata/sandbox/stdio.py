@@ -7,6 +7,7 @@ stream, one for input; each ends with its stream. Nothing here trusts the guest 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import stat
@@ -17,8 +18,11 @@ from typing import Literal, Protocol
 
 import msgspec
 
-READ_SIZE = 256 * 1024
-"""Bytes asked for in one ReadStdout. Bigger messages cost fewer round trips; 4 MiB is the wire's limit."""
+from kata.linux.fds import set_pipe_size
+
+READ_SIZE = 512 * 1024
+"""Bytes asked for in one ReadStdout, and of a FIFO's buffer. Bigger messages cost fewer round trips: measured in an
+emulated guest, 128 KiB brought 15 MiB a second, 512 KiB 27, and more no more. 4 MiB is the wire's limit."""
 
 LOG_LIMIT = 8 * 1024 * 1024
 """Bytes in one log file; there are two, so a container's log never takes more than 16 MiB."""
@@ -210,6 +214,8 @@ def open_fifo(path: str, mode: int) -> int:
     if not stat.S_ISFIFO(os.fstat(fd).st_mode):
         os.close(fd)
         raise OSError(f"{path} is not a FIFO")
+    with contextlib.suppress(OSError):  # the limit of pipe sizes is the host's, and a small one only costs time
+        set_pipe_size(fd, READ_SIZE)
     return fd
 
 
