@@ -346,7 +346,7 @@ def test_a_blocked_write_blocks_nothing_else_and_ends_with_the_process(agent: Ag
 
     def write() -> None:
         try:
-            agent.write("box", b"x" * (1 << 20))
+            agent.write("box", b"x" * (3 << 20))
         except RpcError as error:
             errors.append(error)
 
