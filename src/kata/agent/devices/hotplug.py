@@ -10,7 +10,17 @@ import os
 
 from kata.agent import modules
 from kata.agent.devices.errors import DeviceError, InvalidDevice
-from kata.agent.devices.wanted import NamedBlock, PciBlock, PciNetwork, Roots, ScsiBlock
+from kata.agent.devices.wanted import (
+    ApQueue,
+    CcwBlock,
+    NamedBlock,
+    PciBlock,
+    PciFunction,
+    PciNetwork,
+    Roots,
+    ScsiBlock,
+    VfioGroup,
+)
 from kata.agent.errors import Unsupported
 from kata.linux import pci
 from kata.linux.fds import write_text
@@ -44,6 +54,20 @@ class Hotplug:
         self._timeout = timeout
         self._roots = Roots(sysfs, dev)
         self._load = load
+
+    @property
+    def sysfs(self) -> str:
+        """Where sysfs is."""
+        return self._roots.sysfs
+
+    @property
+    def dev(self) -> str:
+        """Where the device nodes are."""
+        return self._roots.dev
+
+    def load_drivers(self, names: Sequence[str]) -> None:
+        """Drivers that a device will need. Raises Unsupported, AgentError."""
+        self._load(names)
 
     def find_pci_block(self, path: str) -> str:
         """The node of the virtio disk at a PCI path. Raises InvalidDevice, DeviceTimeout."""
@@ -79,6 +103,26 @@ class Hotplug:
         wanted = PciNetwork(self._roots, self._resolve(path), path)
         return self._uevents.wait_for(wanted, self._timeout)
 
+    def find_pci_function(self, path: str) -> str:
+        """The folder below sysfs of the function at a PCI path. Raises InvalidDevice, DeviceTimeout."""
+        wanted = PciFunction(self._roots, self._resolve(path), path)
+        return self._uevents.wait_for(wanted, self._timeout)
+
+    def find_vfio_group(self, group: int) -> str:
+        """The node of an IOMMU group, once a VFIO driver has one of its devices. Raises DeviceTimeout."""
+        return self._node(self._uevents.wait_for(VfioGroup(self._roots, group), self._timeout))
+
+    def find_ap_queue(self, card: str, domain: str) -> None:
+        """Wait for a queue of a crypto adapter, having the bus looked at. Raises DeviceTimeout, Unsupported."""
+        wanted = ApQueue(self._roots, card, domain)
+        self._uevents.wait_for(wanted, self._timeout, self._scan_ap)
+
+    def find_ccw_block(self, bus_id: str) -> str:
+        """The node of the virtio disk at a CCW bus id. Raises DeviceTimeout, Unsupported."""
+        if not os.path.isdir(f"{self._roots.sysfs}/devices/css0"):
+            raise Unsupported("this guest has no channel subsystem, so it has no CCW disks")
+        return self._node(self._uevents.wait_for(CcwBlock(self._roots, bus_id), self._timeout))
+
     def _load_pmem(self) -> None:
         self._load(("nd_pmem",))
         for source in PMEM_SOURCES:
@@ -95,6 +139,14 @@ class Hotplug:
             return pci.resolve(pci.parse_path(path), self._roots.sysfs)
         except pci.PciError as error:
             raise InvalidDevice(str(error)) from error
+
+    def _scan_ap(self) -> None:
+        try:
+            write_text(f"{self._roots.sysfs}/bus/ap/scans", "1")
+        except FileNotFoundError:
+            raise Unsupported("this guest has no AP bus, so it has no crypto adapters") from None
+        except OSError as error:
+            raise DeviceError(f"cannot scan the AP bus: {error.strerror}", detail=str(error)) from error
 
     def _scan_scsi(self, address: str) -> None:
         top = f"{self._roots.sysfs}/class/scsi_host"
