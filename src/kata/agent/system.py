@@ -10,7 +10,8 @@ import os
 import struct
 import time
 
-from kata.agent.errors import AgentError, BadRequest
+from kata.agent import modules
+from kata.agent.errors import AgentError, BadRequest, Unsupported
 from kata.linux.fds import read_text, write_all, write_text
 
 TYPE_CHECKING = False
@@ -130,9 +131,17 @@ def security_modules() -> tuple[str, ...]:
 
 
 def load_module(reaper: Reaper, name: str, parameters: Sequence[str]) -> None:
-    """Load a kernel module with its dependencies by modprobe(8). Raises AgentError."""
-    if name.startswith("-") or not name:
-        raise BadRequest(f"{name!r} is no kernel module")
+    """Load a kernel module with its dependencies: one that came with the kernel, else one of the image.
+
+    The image's are loaded by modprobe(8). Raises BadRequest, AgentError.
+    """
+    try:
+        modules.load(name, parameters)
+    except Unsupported:
+        _modprobe(reaper, name, parameters)
+
+
+def _modprobe(reaper: Reaper, name: str, parameters: Sequence[str]) -> None:
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     try:
         argv = ["/sbin/modprobe", "-v", "--", name, *parameters]

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from kata.agent.errors import BadRequest
+from kata.agent.edits import NO_EDITS, Edits, GuestNode, UpdateError, add_nodes, allow_nodes, apply_edits
 from kata.linux.pci import PciError, parse_address
 
 TYPE_CHECKING = False
@@ -22,9 +22,7 @@ if TYPE_CHECKING:
     from kata.oci.spec import LinuxDevice, LinuxDeviceCgroup, Process, Spec
 
 
-class UpdateError(BadRequest):
-    """The device updates and the container's specification do not fit together; nothing was changed."""
-
+__all__ = ["GuestNode", "HostKey", "SpecUpdate", "UpdateError", "apply_updates", "merge_pci", "translate_env"]
 
 HostKey = tuple[str, int, int]
 """What a device is on the host: kind (b or c), major, minor. Block and char numbers are different spaces."""
@@ -35,25 +33,19 @@ _INFO = "_INFO"
 _ADDRESSES = re.compile(r"(?<![0-9a-fA-F:.])[0-9a-fA-F]{4}:[0-9a-fA-F]{2}:[0-9a-fA-F]{2}\.[0-7](?![0-9a-fA-F])")
 
 
-class GuestNode(NamedTuple):
-    """What a device is in the guest. `kind` is b or c."""
-
-    kind: str
-    major: int
-    minor: int
-
-
 class SpecUpdate(NamedTuple):
     """What one handler found out; the device of the spec is found by `container_path`.
 
     Without `node` nothing but the environment changes. `final_path` replaces the device's path in the container.
-    `pci` pairs the PCI addresses on the host with those in the guest.
+    `pci` pairs the PCI addresses on the host with those in the guest. `edits` are what comes with the device beside
+    it.
     """
 
     container_path: str
     node: GuestNode | None
     final_path: str = ""
     pci: tuple[tuple[str, str], ...] = ()
+    edits: Edits = NO_EDITS
 
 
 def apply_updates(spec: Spec, updates: Sequence[SpecUpdate]) -> Spec:
@@ -67,17 +59,15 @@ def apply_updates(spec: Spec, updates: Sequence[SpecUpdate]) -> Spec:
     translation: dict[HostKey, GuestNode] = {}
     devices = [_move(device, by_path, translation) for device in linux.get("devices", [])]
     _require_all_used(by_path, linux.get("devices", []))
-    result: Spec = {**spec}
-    if translation:
+    edits = [update.edits for update in updates]
+    result = apply_edits(spec, edits)
+    devices, added = add_nodes(_unique(devices, {update.final_path for update in updates}), edits)
+    if translation or added:
         resources = linux.get("resources", {})
         rules = [_translate_rule(rule, translation) for rule in resources.get("devices", [])]
-        rules += _allow(translation)
-        result["linux"] = {
-            **linux,
-            "devices": _unique(devices, {update.final_path for update in updates}),
-            "resources": {**resources, "devices": rules},
-        }
-    process = spec.get("process")
+        rules += _allow(translation) + allow_nodes(added)
+        result["linux"] = {**linux, "devices": devices, "resources": {**resources, "devices": rules}}
+    process = result.get("process")
     if process is not None:
         result["process"] = translate_process(process, merge_pci(updates))
     return result

@@ -30,6 +30,7 @@ def build(busybox: bytes, modules: Modules) -> bytes:
     nodes["modules/modules.needs"] = cpio.file(
         _lines(f"{name}: {' '.join(order)}" for name, order in sorted(modules.needs.items()))
     )
+    nodes["modules/modules.builtin"] = cpio.file(_lines(modules.built_in))
     nodes["modules/virtio.map"] = cpio.file(_driver_map(modules))
     return cpio.compress(cpio.archive(nodes))
 

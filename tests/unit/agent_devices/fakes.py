@@ -46,8 +46,11 @@ class FakeGuest:
         self.sys.mkdir()
         self.dev.mkdir()
         self.source = FakeSource()
+        self.drivers: list[str] = []
         self.uevents = Uevents(self.source, sysfs=os.fspath(self.sys))
-        self.hotplug = Hotplug(self.uevents, timeout, sysfs=os.fspath(self.sys), dev=os.fspath(self.dev))
+        self.hotplug = Hotplug(
+            self.uevents, timeout, sysfs=os.fspath(self.sys), dev=os.fspath(self.dev), load=self.drivers.extend
+        )
 
     def __enter__(self) -> FakeGuest:
         self.uevents.start()

@@ -42,8 +42,9 @@ def message(**fields: Any) -> agent_pb2.Device:
         ({"type": ""}, "invalid type"),
         ({"id": ""}, "invalid ID and VM path"),
         ({"container_path": ""}, "invalid container path"),
-        ({"type": "vfio-pci"}, "Unknown device type vfio-pci"),
-        ({"type": "blk-ccw"}, "Unknown device type blk-ccw"),
+        ({"type": "vfio-pci"}, "names no PCI device"),
+        ({"type": "vfio-mdev"}, "Unknown device type vfio-mdev"),
+        ({"type": "blk-ccw"}, "no CCW device"),
         ({"id": "zz"}, "no PCI path"),
         ({"type": "scsi", "id": "1"}, "no SCSI address"),
         ({"type": "mmioblk", "vm_path": ""}, "no disk's path"),
@@ -103,4 +104,7 @@ def test_node_numbers(tmp_path: Path) -> None:
 
 
 def test_registered_types() -> None:
-    assert sorted(HANDLERS) == ["blk", "mmioblk", "nvdimm", "scsi"]
+    assert set(HANDLERS) == {
+        *("blk", "blk-ccw", "mmioblk", "nvdimm", "scsi"),
+        *("vfio", "vfio-ap", "vfio-ap-cold", "vfio-gk", "vfio-pci", "vfio-pci-gk"),
+    }

@@ -160,6 +160,25 @@ def test_bad_names(guest: FakeGuest, node: str) -> None:
         guest.hotplug.find_named_block(node)
 
 
+def test_drivers_are_loaded_before_the_wait(tmp_path: Path) -> None:
+    with FakeGuest(tmp_path, timeout=0.0) as guest:
+        waits: list[tuple[Callable[[str], str], str, list[str]]] = [
+            (guest.hotplug.find_pci_block, "02", ["virtio_blk"]),
+            (guest.hotplug.find_pci_network, "02", ["virtio_net"]),
+            (guest.hotplug.find_named_block, "/dev/pmem0", ["nd_pmem", "nfit", "virtio_pmem"]),
+            (guest.hotplug.find_named_block, "/dev/vdb", []),
+        ]
+        for wait, where, drivers in waits:
+            guest.drivers.clear()
+            with pytest.raises(DeviceTimeout):
+                wait(where)
+            assert guest.drivers == drivers
+        guest.drivers.clear()
+        with pytest.raises(DeviceError, match="SCSI host"):
+            guest.hotplug.find_scsi_block("0:0")
+        assert guest.drivers == ["virtio_scsi", "sd_mod"]
+
+
 def test_named_disk(guest: FakeGuest) -> None:
     result = in_thread(lambda: guest.hotplug.find_named_block("/dev/vdb"))
     await_waiter(guest)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kata.agent.edits import AddedNode, Edits
 from kata.agent.updates import (
     GuestNode,
     SpecUpdate,
@@ -324,3 +325,78 @@ def test_addresses_of_all_devices_are_merged_and_written_back() -> None:
         "env": ["PCIDEVICE_A=0000:01:01.0", "PCIDEVICE_B=0000:01:02.0", "P=1"],
     }
     assert merge_pci(updates) == {"0000:1a:01.0": "0000:01:01.0", "0000:1b:02.0": "0000:01:02.0"}
+
+
+def added(path: str, numbers: tuple[int, int], kind: str = "c", **more: Any) -> SpecUpdate:
+    return SpecUpdate("/dev/vfio/9", None, edits=Edits(nodes=(AddedNode(path, GuestNode(kind, *numbers), **more),)))
+
+
+def test_nodes_that_come_with_a_device() -> None:
+    spec = spec_of([device("/dev/a", NULL), device("/dev/infiniband/uverbs1", (231, 193))], [rule(FULL)])
+    updates = [
+        update("/dev/a", FULL),
+        added("/dev/infiniband/uverbs1", (231, 7)),
+        added("/dev/infiniband/uverbs0", FULL),
+        added("/dev/infiniband/rdma_cm", (10, 5)),
+        added("/dev/infiniband/rdma_cm", (10, 5)),  # of two adapters, once
+    ]
+    adapted = apply_updates(spec, updates)
+    assert adapted == apply_updates(spec, updates[::-1])
+    assert adapted["linux"]["devices"] == [
+        device("/dev/a", FULL),
+        device("/dev/infiniband/uverbs1", (231, 193)),  # the spec's own stays
+        device("/dev/infiniband/rdma_cm", (10, 5)),
+        device("/dev/infiniband/uverbs0", FULL),
+    ]
+    # added rules have guest numbers already: none is translated
+    assert rules_of(adapted) == [rule(FULL), given_rule(FULL), given_rule((10, 5)), given_rule(FULL)]
+
+
+def test_nodes_alone_make_resources() -> None:
+    adapted = apply_updates({}, [added("/dev/x", NULL, mode=0o600, uid=1, gid=2, access="r")])
+    assert adapted["linux"]["devices"] == [device("/dev/x", NULL, fileMode=0o600, uid=1, gid=2)]
+    assert rules_of(adapted) == [rule(NULL, access="r")]
+
+
+def test_two_different_nodes_at_one_path() -> None:
+    with pytest.raises(UpdateError, match="Two different devices would be at /dev/x"):
+        apply_updates({}, [added("/dev/x", NULL), added("/dev/x", ZERO)])
+
+
+def test_an_added_node_may_take_the_place_of_one() -> None:
+    adapted = apply_updates(spec_of([device("/dev/x", NULL)]), [added("/dev/x", ZERO, replace=True)])
+    assert adapted["linux"]["devices"] == [device("/dev/x", ZERO)]
+
+
+@settings(deadline=None)
+@given(st.permutations(range(6)), st.integers(2, 6), st.booleans())
+def test_rotations_of_any_length(order: list[int], count: int, has_rules: bool) -> None:
+    """Each guest number is another device's host number; whatever the order, each entry moves one step."""
+    numbers = [(10, index) for index in range(count)]
+    turned = numbers[1:] + numbers[:1]
+    devices = [device(f"/dev/{index}", entry, "b") for index, entry in enumerate(numbers)]
+    spec = spec_of(devices, [rule(entry, "b") for entry in numbers] if has_rules else None)
+    updates = [update(f"/dev/{index}", turned[index], "b") for index in order if index < count]
+    adapted: Any = apply_updates(spec, updates)
+    assert [(entry["major"], entry["minor"]) for entry in adapted["linux"]["devices"]] == turned
+    moved = [rule(entry, "b") for entry in turned] if has_rules else []
+    assert rules_of(adapted) == moved + [given_rule(entry, "b") for entry in turned]
+
+
+@settings(deadline=None)
+@given(batches(), st.integers(0, 3), st.randoms(use_true_random=False))
+def test_a_failure_anywhere_in_the_batch_changes_nothing(batch: Any, kind: int, random: Any) -> None:
+    spec, updates = batch
+    spec["process"] = {"env": ["PCIDEVICE_A=0000:1a:01.0"]}
+    before = copy.deepcopy(spec)
+    bad = [
+        [update("/dev/none", NULL)],
+        [added("/dev/y", NULL), added("/dev/y", ZERO)],
+        [SpecUpdate("/p", None, pci=(("0000:1a:01.0", guest),)) for guest in ("0000:00:01.0", "0000:00:02.0")],
+        [update("/dev/none", NULL), update("/dev/none", ZERO)],
+    ][kind]
+    mixed = [*updates, *bad]
+    random.shuffle(mixed)
+    with pytest.raises(UpdateError):
+        apply_updates(spec, mixed)
+    assert spec == before

@@ -94,6 +94,9 @@ def test_the_initrd_holds_what_is_loaded_and_how(apt: Path) -> None:
         *("virtio_blk", "crc32c_generic", "libcrc32c", "erofs", "overlay")
     ]
     assert (tree / "modules/virtio.map").read_text() == ("0x0001 failover net_failover virtio_net\n0x0004 virtio-rng\n")
+    manifest = asset.read_manifest(apt / "out/initrd.img")
+    assert manifest is not None
+    assert (tree / "modules/modules.builtin").read_text().split() == list(manifest.modules_built_in)
     needs = (tree / "modules/modules.needs").read_text().splitlines()
     assert "virtio_net: failover net_failover virtio_net" in needs
     for order, folder in ((("erofs", "libcrc32c"), "boot-modules"), (("failover", "virtio-rng"), "modules")):

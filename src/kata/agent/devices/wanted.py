@@ -9,11 +9,15 @@ Never wait or write here.
 from __future__ import annotations
 
 import os
+import re
 from typing import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from kata.linux.uevent import Uevent
+
+
+_SUBCHANNEL = re.compile(r"0\.[0-3]\.[0-9a-f]{1,4}")
 
 
 class Roots(NamedTuple):
@@ -138,6 +142,104 @@ class PciNetwork(NamedTuple):
             for name in _list(f"{folder}/net"):
                 return name
         return ""
+
+
+class PciFunction(NamedTuple):
+    """A PCI function itself, whatever drives it: `folder` below sysfs."""
+
+    roots: Roots
+    folder: str
+    path: str
+
+    @property
+    def what(self) -> str:
+        """For messages."""
+        return f"a PCI device at path {self.path}"
+
+    def match(self, event: Uevent) -> str:
+        """The folder, exactly."""
+        return self.folder if event.devpath == self.folder else ""
+
+    def find(self) -> str:
+        """The folder when it is there, complete as far as what the kernel makes before the event."""
+        return self.folder if os.path.exists(f"{self.roots.sysfs}{self.folder}/driver_override") else ""
+
+
+class VfioGroup(NamedTuple):
+    """The node of an IOMMU group whose devices are driven by VFIO."""
+
+    roots: Roots
+    group: int
+
+    @property
+    def what(self) -> str:
+        """For messages."""
+        return f"the VFIO group {self.group}"
+
+    def match(self, event: Uevent) -> str:
+        """`/devices/virtual/vfio/<group>`."""
+        name = f"vfio/{self.group}"
+        return name if event.devpath == f"/devices/virtual/{name}" and event.devname == name else ""
+
+    def find(self) -> str:
+        """The node's name when it is there."""
+        name = f"vfio/{self.group}"
+        there = os.path.isdir(f"{self.roots.sysfs}/devices/virtual/{name}")
+        return name if there and os.path.exists(f"{self.roots.dev}/{name}") else ""
+
+
+class ApQueue(NamedTuple):
+    """A queue of a crypto adapter: its card and domain, in hexadecimal digits as sysfs has them."""
+
+    roots: Roots
+    card: str
+    domain: str
+
+    @property
+    def what(self) -> str:
+        """For messages."""
+        return f"the AP queue {self.card}.{self.domain}"
+
+    @property
+    def folder(self) -> str:
+        """Below sysfs."""
+        return f"/devices/ap/card{self.card}/{self.card}.{self.domain}"
+
+    def match(self, event: Uevent) -> str:
+        """`/devices/ap/card<card>/<card>.<domain>`."""
+        return self.folder if event.devpath == self.folder else ""
+
+    def find(self) -> str:
+        """The folder when it is there."""
+        return self.folder if os.path.isdir(self.roots.sysfs + self.folder) else ""
+
+
+class CcwBlock(NamedTuple):
+    """The virtio disk at a CCW bus id such as 0.0.00a1."""
+
+    roots: Roots
+    bus_id: str
+
+    @property
+    def what(self) -> str:
+        """For messages."""
+        return f"a virtio disk at CCW device {self.bus_id}"
+
+    def match(self, event: Uevent) -> str:
+        """`/devices/css0/<subchannel>/<bus id>/virtioN/block/<name>`."""
+        parts = _below(event.devpath, "/devices/css0")
+        if event.subsystem != "block" or len(parts) != 5 or not _SUBCHANNEL.fullmatch(parts[0]):
+            return ""
+        if parts[1] != self.bus_id or not _is_virtio(parts[2]) or parts[3] != "block":
+            return ""
+        return _named(event, parts[4])
+
+    def find(self) -> str:
+        """The disk's name when it is there."""
+        top = f"{self.roots.sysfs}/devices/css0"
+        places = [f"{top}/{name}/{self.bus_id}" for name in _list(top) if _SUBCHANNEL.fullmatch(name)]
+        folders = [f"{place}/{name}/block" for place in places for name in _list(place) if _is_virtio(name)]
+        return _first_node(self.roots, folders)
 
 
 def _below(devpath: str, folder: str) -> list[str]:
