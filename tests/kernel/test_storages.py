@@ -93,6 +93,34 @@ def test_tmpfs(room: Room) -> None:
 
 
 @in_mountns
+def test_ephemeral_mounts_get_another_size(room: Room) -> None:
+    room.table.add([room.storage("ephemeral", fstype="tmpfs", options=["nosuid", "size=1m"])], "one")
+    room.table.remount_ephemeral([room.storage("ephemeral", fstype="tmpfs", options=["rw", "size=3m"])])
+    assert {"tmpfs", "rw", "nosuid", "size=3072k"} <= room.options()
+    (room.folder / "m/file").write_bytes(bytes(2 << 20))
+    with pytest.raises(StorageError, match="Invalid argument"):  # less than is in it
+        room.table.remount_ephemeral([room.storage("ephemeral", options=["size=1m"])])
+    assert "size=3072k" in room.options()
+
+
+@in_mountns
+def test_only_ephemeral_mounts_that_are_held_are_remounted(room: Room) -> None:
+    room.table.add([room.storage("ephemeral", fstype="tmpfs", options=["size=1m"])], "one")
+    room.table.add([room.storage("local", "dir")], "one")
+    good = room.storage("ephemeral", fstype="tmpfs", options=["size=2m"])
+    for bad in (
+        room.storage("local", "dir"),
+        room.storage("ephemeral", "dir"),
+        room.storage("ephemeral", "none"),
+        room.storage("ephemeral", fstype="hugetlbfs"),
+        room.storage("virtio-fs"),
+    ):
+        with pytest.raises(InvalidStorage):
+            room.table.remount_ephemeral([good, bad])
+    assert "size=1024k" in room.options()  # nothing is done when one cannot be
+
+
+@in_mountns
 def test_bind_of_a_directory_read_only(room: Room) -> None:
     (room.folder / "source").mkdir()
     (room.folder / "source/file").write_text("x")

@@ -146,6 +146,16 @@ def umount2(target: str, flags: int = 0) -> None:
     _check(_libc.umount2(os.fsencode(target), flags), "umount2", target)
 
 
+def swapon(path: str, flags: int = 0) -> None:
+    """swapon(2)."""
+    _check(_libc.swapon(os.fsencode(path), ctypes.c_int(flags)), "swapon", path)
+
+
+def swapoff(path: str) -> None:
+    """swapoff(2)."""
+    _check(_libc.swapoff(os.fsencode(path)), "swapoff", path)
+
+
 def unshare(flags: int) -> None:
     """unshare(2), for the calling thread."""
     _check(_libc.unshare(flags), "unshare")

@@ -58,6 +58,15 @@ class Mounted:
                 detail=str(error),
             ) from error
 
+    def remount(self, request: MountRequest) -> None:
+        """Change the options of what is mounted; what was forbidden stays forbidden. Raises StorageError."""
+        target = self._request.target.path
+        try:
+            kept = os.statvfs(target).f_flag & _KEPT_FLAGS
+            syscalls.mount(request.source, target, "", request.flags | kept | syscalls.MS_REMOUNT, request.data)
+        except OSError as error:
+            raise StorageError(f"cannot remount {target}: {error.strerror}", detail=str(error)) from error
+
     def _carry_out(self) -> None:
         request = self._request
         if len(request.data) > _DATA_LIMIT:

@@ -72,6 +72,37 @@ class StorageTable:
                     self._held.setdefault(SANDBOX, []).append(_place(storage))
         return done
 
+    def remount_ephemeral(self, storages: Iterable[agent_pb2.Storage]) -> None:
+        """Give tmpfs mounts that are held new options, their size above all; checked first, then done in order.
+
+        Raises InvalidStorage, UnsupportedStorage, StorageError.
+        """
+        messages = list(storages)
+        for storage in messages:
+            if storage.driver != "ephemeral" or storage.fstype not in ("", "tmpfs"):
+                raise InvalidStorage(f"{storage.mount_point} is no tmpfs ({storage.driver} {storage.fstype})")
+            validate(storage)
+            with self._lock:
+                entry = self._entries.get(_place(storage))
+            if entry is None or entry.identity[0] != "ephemeral":
+                raise InvalidStorage(f"the sandbox has no ephemeral storage at {storage.mount_point}")
+        for storage in messages:
+            self._remount_one(storage)
+
+    def _remount_one(self, storage: agent_pb2.Storage) -> None:
+        place = _place(storage)
+        with self._lock:
+            entry = self._entries.get(place)
+        if entry is None:
+            raise StorageError(f"the storage at {place} was given back meanwhile")
+        self._lock_entry(entry, place)
+        try:
+            if entry.mounted is None:
+                raise StorageError(f"nothing is mounted at {place}")
+            entry.mounted.remount(HANDLERS["ephemeral"](storage, self._context, SANDBOX))
+        finally:
+            entry.lock.release()
+
     def release(self, container_id: str) -> None:
         """Give back what a container held, last first. All of it is tried; raises StorageError after that."""
         with self._lock:
