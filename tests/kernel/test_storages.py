@@ -104,6 +104,28 @@ def test_ephemeral_mounts_get_another_size(room: Room) -> None:
 
 
 @in_mountns
+def test_a_group_gets_what_is_in_a_bound_tree_but_not_what_is_mounted_in_it(room: Room) -> None:
+    (room.folder / "source/inner").mkdir(parents=True)
+    (room.folder / "source/file").write_text("x")
+    syscalls.mount("other", f"{room.folder}/source/inner", "tmpfs", 0, "mode=700")
+    group = agent_pb2.FSGroup(group_id=77)
+    storage = room.storage("bind", source=f"{room.folder}/source", options=["rbind"], fs_group=group)
+    (place,) = room.table.add([storage], "one")
+    assert os.stat(place).st_gid == os.stat(f"{place}/file").st_gid == 77
+    assert os.stat(f"{place}/inner").st_gid == 0
+    room.table.release("one")
+    syscalls.umount2(f"{room.folder}/source/inner")
+
+
+@in_mountns
+def test_a_group_gets_nothing_of_a_read_only_tree(room: Room) -> None:
+    (room.folder / "source").mkdir()
+    group = agent_pb2.FSGroup(group_id=77)
+    room.table.add([room.storage("bind", source=f"{room.folder}/source", options=["ro"], fs_group=group)], "one")
+    assert (room.folder / "source").stat().st_gid == 0
+
+
+@in_mountns
 def test_only_ephemeral_mounts_that_are_held_are_remounted(room: Room) -> None:
     room.table.add([room.storage("ephemeral", fstype="tmpfs", options=["size=1m"])], "one")
     room.table.add([room.storage("local", "dir")], "one")

@@ -11,7 +11,10 @@ import os
 import stat
 
 from kata.agent.storages.errors import StorageError
+from kata.agent.storages.hugepages import give_back, reserve
+from kata.agent.storages.ownership import give_tree
 from kata.linux import mounts, syscalls
+from kata.linux.fds import read_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,6 +24,14 @@ _DATA_LIMIT = os.sysconf("SC_PAGE_SIZE") - 1  # mount(2): the kernel reads at mo
 # These are changed on a bind mount by remounting it; the kernel ignores them in the first call.
 _BIND_FLAGS = syscalls.MS_BIND | syscalls.MS_REC
 _KEPT_FLAGS = syscalls.MS_RDONLY | syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
+# File systems that guest kernels have as modules, and the modules to ask for.
+_MODULES = {
+    "9p": ("9pnet_virtio", "9p"),
+    "btrfs": ("btrfs",),
+    "ext4": ("ext4",),
+    "virtiofs": ("virtiofs",),
+    "xfs": ("xfs",),
+}
 
 
 class Mounted:
@@ -30,6 +41,7 @@ class Mounted:
         self._request = request
         self._made: list[str] = []
         self._is_mounted = False
+        self._has_pages = False
         try:
             self._carry_out()
         except OSError as error:
@@ -49,6 +61,9 @@ class Mounted:
             if self._is_mounted:
                 mounts.unmount(self._request.target.path)
                 self._is_mounted = False
+            if self._has_pages and self._request.pages:
+                give_back(self._request.pages)
+                self._has_pages = False
             for path in self._request.scratch:
                 mounts.remove_tree(path)
             self._remove_made()
@@ -76,11 +91,17 @@ class Mounted:
         for directory in request.directories:
             self._make_directory(directory)
         self._make_target()
-        if not request.mounted or (request.premounted and _holds(request.target.path, request.fstype)):
+        if request.premounted and _holds(request.target.path, request.fstype):
             return
-        self._mount()
-        if request.gid >= 0:
-            _give_to_group(request.target.path, request.gid)
+        if request.pages:
+            reserve(request.pages)
+            self._has_pages = True
+        if request.mounted:
+            self._mount()
+            if request.gid >= 0:
+                _give_to_group(request.target.path, request.gid)
+        if request.group:
+            give_tree(request.target.path, request.group)
 
     def _mount(self) -> None:
         request = self._request
@@ -93,6 +114,7 @@ class Mounted:
                 flags = (request.flags & ~syscalls.MS_REC) | syscalls.MS_REMOUNT | kept
                 syscalls.mount(request.source, target, "", flags, request.data)
         else:
+            _load_filesystem(request.fstype)
             syscalls.mount(request.source, target, request.fstype, request.flags, request.data)
             self._is_mounted = True
         if request.propagation:
@@ -149,6 +171,15 @@ class Mounted:
             self.close()
         except StorageError:
             pass
+
+
+def _load_filesystem(fstype: str) -> None:
+    """Have the kernel know a file system that is a module of its own. Raises Unsupported."""
+    if fstype not in _MODULES or fstype in read_text("/proc/filesystems").split():
+        return
+    from kata.agent.modules import load_modules  # type: ignore[import-not-found, unused-ignore]
+
+    load_modules(_MODULES[fstype])
 
 
 def _holds(target: str, fstype: str) -> bool:

@@ -11,8 +11,9 @@ import os
 import threading
 
 from kata.agent.storages.block import require_plain
-from kata.agent.storages.errors import InvalidStorage, StorageError, UnsupportedStorage
+from kata.agent.storages.errors import InvalidStorage, StorageError
 from kata.agent.storages.mounter import Mounted
+from kata.agent.storages.ownership import parse_group
 from kata.agent.storages.registry import HANDLERS
 
 TYPE_CHECKING = False
@@ -142,7 +143,8 @@ class StorageTable:
             self._lock_entry(entry, place)
             try:
                 if entry.mounted is None:
-                    entry.mounted = Mounted(HANDLERS[storage.driver](storage, self._context, container_id))
+                    request = HANDLERS[storage.driver](storage, self._context, container_id)
+                    entry.mounted = Mounted(request._replace(group=parse_group(storage)))
             finally:
                 entry.lock.release()
         except BaseException:
@@ -207,8 +209,7 @@ def validate(storage: agent_pb2.Storage) -> None:
         )
     if not storage.mount_point.startswith("/"):
         raise InvalidStorage(f"the mount point {storage.mount_point!r} is no absolute path")
-    if storage.HasField("fs_group"):
-        raise UnsupportedStorage(f"fs_group (at {storage.mount_point}) is not supported by this agent")
+    parse_group(storage)
     require_plain(storage)
 
 
