@@ -50,7 +50,8 @@ class MountRequest(NamedTuple):
     `mounted` the target directory is all. `gid` is the group that the mounted directory is given to. `scratch`
     are trees removed once the mount is gone. With `premounted` a file system of that type that is at the target
     already (the guest's init mounted it) will do. `pages` are reserved before the mount and given back after it;
-    `group` gets all that is in the tree.
+    `group` gets all that is in the tree. The target is a copy of `watched` and follows it; without a mount it is a
+    file.
     """
 
     target: Directory
@@ -66,3 +67,4 @@ class MountRequest(NamedTuple):
     premounted: bool = False
     pages: HugePages | None = None
     group: GroupOwner | None = None
+    watched: str = ""

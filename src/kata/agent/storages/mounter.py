@@ -19,6 +19,8 @@ from kata.linux.fds import read_text
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from kata.agent.storages.context import Directory, MountRequest
+    from kata.agent.storages.mirror import Mirror
+    from kata.agent.storages.watcher import Watcher
 
 _DATA_LIMIT = os.sysconf("SC_PAGE_SIZE") - 1  # mount(2): the kernel reads at most one page of options
 # These are changed on a bind mount by remounting it; the kernel ignores them in the first call.
@@ -37,8 +39,10 @@ _MODULES = {
 class Mounted:
     """One request carried out. `close` undoes it: unmounts, then removes what had been made for it."""
 
-    def __init__(self, request: MountRequest) -> None:
+    def __init__(self, request: MountRequest, watcher: Watcher) -> None:
         self._request = request
+        self._watcher = watcher
+        self._mirror: Mirror | None = None
         self._made: list[str] = []
         self._is_mounted = False
         self._has_pages = False
@@ -58,6 +62,9 @@ class Mounted:
     def close(self) -> None:
         """Unmount and remove. A directory that something was put into stays. Raises StorageError."""
         try:
+            if self._mirror is not None:
+                self._watcher.remove(self._mirror)
+                self._mirror = None
             if self._is_mounted:
                 mounts.unmount(self._request.target.path)
                 self._is_mounted = False
@@ -100,8 +107,19 @@ class Mounted:
             self._mount()
             if request.gid >= 0:
                 _give_to_group(request.target.path, request.gid)
+        if request.watched:
+            self._follow()
         if request.group:
             give_tree(request.target.path, request.group)
+
+    def _follow(self) -> None:
+        """Copy the watched tree, and have it followed from now on."""
+        from kata.agent.storages.mirror import Mirror
+
+        mirror = Mirror(self._request.watched, self._request.target.path)
+        self._watcher.add(mirror)
+        self._mirror = mirror
+        mirror.update()
 
     def _mount(self) -> None:
         request = self._request
@@ -123,7 +141,8 @@ class Mounted:
     def _make_target(self) -> None:
         request = self._request
         path = request.target.path
-        if request.flags & syscalls.MS_BIND and not stat.S_ISDIR(os.stat(request.source).st_mode):
+        origin = request.source if request.flags & syscalls.MS_BIND else request.watched
+        if origin and not stat.S_ISDIR(os.stat(origin).st_mode):
             self._make_parents(path)
             self._make_file(path)
         else:

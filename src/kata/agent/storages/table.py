@@ -15,6 +15,7 @@ from kata.agent.storages.errors import InvalidStorage, StorageError
 from kata.agent.storages.mounter import Mounted
 from kata.agent.storages.ownership import parse_group
 from kata.agent.storages.registry import HANDLERS
+from kata.agent.storages.watcher import Watcher
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class StorageTable:
     def __init__(self, context: StorageContext) -> None:
         self._context = context
         self._lock = threading.Lock()
+        self._watcher = Watcher(context.log)
         self._entries: dict[str, _Entry] = {}
         self._held: dict[str, list[str]] = {}
 
@@ -144,7 +146,7 @@ class StorageTable:
             try:
                 if entry.mounted is None:
                     request = HANDLERS[storage.driver](storage, self._context, container_id)
-                    entry.mounted = Mounted(request._replace(group=parse_group(storage)))
+                    entry.mounted = Mounted(request._replace(group=parse_group(storage)), self._watcher)
             finally:
                 entry.lock.release()
         except BaseException:
