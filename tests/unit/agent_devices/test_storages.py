@@ -195,6 +195,9 @@ def test_bind_needs_its_source(context: StorageContext, tmp_path: Path) -> None:
         ({"mount_point": ""}, InvalidStorage, "no absolute path"),
         ({"fs_group": agent_pb2.FSGroup(group_id=0xFFFFFFFF)}, InvalidStorage, "fs_group"),
         ({"driver_options": ["encryption_key=ephemeral"]}, UnsupportedStorage, "encryption_key"),
+        ({"driver": "erofs.multi-layer"}, UnsupportedStorage, "each layer as a disk"),
+        ({"driver": "image_guest_pull"}, UnsupportedStorage, "data hub"),
+        ({"options": ["X-kata.dmverity.roothash=00"]}, UnsupportedStorage, "X-kata.dmverity.roothash"),
         ({"driver_options": ["create_filesystem"]}, UnsupportedStorage, "create_filesystem"),
     ],
 )

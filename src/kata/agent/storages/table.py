@@ -11,7 +11,7 @@ import os
 import threading
 
 from kata.agent.storages.block import require_plain
-from kata.agent.storages.errors import InvalidStorage, StorageError
+from kata.agent.storages.errors import InvalidStorage, StorageError, UnsupportedStorage
 from kata.agent.storages.mounter import Mounted
 from kata.agent.storages.ownership import parse_group
 from kata.agent.storages.registry import HANDLERS
@@ -26,6 +26,12 @@ if TYPE_CHECKING:
 
 SANDBOX = ""
 """The container id under which storages of the whole sandbox are kept."""
+_REFUSED = {
+    "blk-ccw": "it is for s390x",
+    "erofs.multi-layer": "give each layer as a disk, and an overlayfs over them",
+    "image_guest_pull": "the guest has no confidential data hub to pull images",
+}
+_REFUSED_OPTIONS = ("X-kata.multi-layer", "X-kata.dmverity", "X-kata.gpt-partitioned", "X-kata.partition-number")
 _LOCK_SECONDS = 120.0  # above the longest hotplug time-out in use; mounts themselves do not wait
 
 
@@ -205,6 +211,11 @@ class StorageTable:
 
 def validate(storage: agent_pb2.Storage) -> None:
     """Raises InvalidStorage or UnsupportedStorage when the message can never work here."""
+    if storage.driver in _REFUSED:
+        raise UnsupportedStorage(f"storage driver {storage.driver!r} is not supported: {_REFUSED[storage.driver]}")
+    for option in storage.options:
+        if option.startswith(_REFUSED_OPTIONS):  # mounted without what they ask for, a layer would go unverified
+            raise UnsupportedStorage(f"storage option {option.partition('=')[0]!r} is not supported by this agent")
     if storage.driver not in HANDLERS:
         raise InvalidStorage(
             f"Unknown storage driver {storage.driver!r}", hint=f"This agent knows {', '.join(sorted(HANDLERS))}."
