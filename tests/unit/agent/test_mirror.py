@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from kata.agent.storages.mirror import MAX_BYTES, MAX_ENTRIES, Mirror, TooLarge, scan
+from kata.agent.storages.ownership import GroupOwner
 from kata.agent.storages.watcher import Watcher
 
 
@@ -68,6 +69,17 @@ def test_a_config_map_is_followed(volume: Volume) -> None:
     assert volume.mirror.update() and volume.same()
     assert (volume.target / "a").read_text() == "new"
     assert len(list(volume.target.glob("..dated-*"))) == 1
+
+
+def test_what_comes_later_belongs_to_the_group_too(volume: Volume) -> None:
+    group = 4321 if os.getuid() == 0 else os.getgid()
+    volume.mirror = Mirror(str(volume.source), str(volume.target), GroupOwner(group))
+    for text in ("1", "2"):
+        volume.publish(a=text)
+        volume.mirror.update()
+        info = (volume.target / "a").stat()
+        assert (info.st_gid, info.st_mode & 0o777) == (group, 0o664)
+    assert not volume.mirror.update(), "the group is no change of the source"
 
 
 def test_modes_removals_and_changes_of_kind(volume: Volume) -> None:

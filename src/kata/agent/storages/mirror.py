@@ -14,8 +14,13 @@ import threading
 from typing import NamedTuple
 
 from kata.agent.storages.errors import StorageError
+from kata.agent.storages.ownership import give_tree
 from kata.linux.confine import ConfinedDir
 from kata.linux.fds import write_all
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from kata.agent.storages.ownership import GroupOwner
 
 MAX_ENTRIES, MAX_BYTES = 16, 1 << 20
 """What is mirrored; what is larger to begin with is bound instead (upstream's limits)."""
@@ -84,10 +89,14 @@ def _entry(info: os.stat_result) -> Entry:
 
 
 class Mirror:
-    """`target` as a copy of `source`: both directories, or both files. `update` and `close` from any thread."""
+    """`target` as a copy of `source`: both directories, or both files; given to `group`, when there is one.
 
-    def __init__(self, source: str, target: str) -> None:
+    `update` and `close` from any thread.
+    """
+
+    def __init__(self, source: str, target: str, group: GroupOwner | None = None) -> None:
         self.source = source
+        self._group = group
         self._target = target
         self._lock = threading.Lock()
         self._copied: dict[str, Entry] = {}
@@ -136,6 +145,8 @@ class Mirror:
                 self._put(path, wanted[path])
         for path in sorted(self._copied.keys() - wanted.keys(), reverse=True):  # what is inside before its directory
             self._remove(path)
+        if self._group:
+            give_tree(self._target, self._group)
         return True
 
     def _remove_other_kinds(self, wanted: dict[str, Entry]) -> None:

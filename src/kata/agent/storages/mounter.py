@@ -108,15 +108,15 @@ class Mounted:
             if request.gid >= 0:
                 _give_to_group(request.target.path, request.gid)
         if request.watched:
-            self._follow()
-        if request.group:
+            self._follow()  # which sees to the group, now and later
+        elif request.group:
             give_tree(request.target.path, request.group)
 
     def _follow(self) -> None:
         """Copy the watched tree, and have it followed from now on."""
         from kata.agent.storages.mirror import Mirror
 
-        mirror = Mirror(self._request.watched, self._request.target.path)
+        mirror = Mirror(self._request.watched, self._request.target.path, self._request.group)
         self._watcher.add(mirror)
         self._mirror = mirror
         mirror.update()
