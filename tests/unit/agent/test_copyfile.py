@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -125,19 +127,19 @@ def test_a_directory_that_is_swapped_for_a_link_meanwhile_leads_nowhere(root: Pa
     outside = root.parent / "outside"
     outside.mkdir()
     (root / "a/b").mkdir(parents=True)
-    (root / "evil").symlink_to(outside)
     stop = threading.Event()
     swaps = 0
 
     def swap() -> None:
         nonlocal swaps
         while not stop.is_set():
-            for first, second in (("a", "spare"), ("evil", "a"), ("a", "evil"), ("spare", "a")):
-                try:
-                    os.rename(root / first, root / second)
-                    swaps += 1
-                except OSError:
-                    pass  # CopyFile has made a directory there meanwhile
+            with contextlib.suppress(OSError):  # CopyFile has made a directory there meanwhile, or not yet
+                os.rename(root / "a", root / f"spare-{time.monotonic_ns()}")
+            with contextlib.suppress(OSError):
+                os.symlink(outside, root / "a")
+                swaps += 1
+            with contextlib.suppress(OSError):
+                os.unlink(root / "a")
 
     thread = threading.Thread(target=swap)
     thread.start()
