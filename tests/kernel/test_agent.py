@@ -466,6 +466,31 @@ def test_dns_and_hostname_reach_the_guest(tmp_path: Path) -> None:
         agent.close()
 
 
+def test_a_mount_of_one_container_is_shared_with_another(agent: Agent) -> None:
+    agent.run("first", "sh", "-c", "echo there >/dev/file; echo ready; sleep 1000")
+    agent.read("first", until=b"ready")
+    before = agent.leftovers()
+    request = agent.request("second", "sh", "-c", "cat /tmp/file; echo back >/tmp/answer; cat /proc/mounts")
+    request.shared_mounts.add(name="x", src_ctr="first", src_path="/dev", dst_ctr="second", dst_path="/tmp")
+    request.shared_mounts.add(name="y", src_ctr="first", src_path="/dev", dst_ctr="other", dst_path="/nowhere")
+    agent.call("CreateContainer", request)
+    agent.call("StartContainer", agent_pb2.StartContainerRequest(container_id="second"))
+    said = agent.read("second")
+    assert said.startswith(b"there\n") and b"/nowhere" not in said
+    agent.exec("first", "look", "cat", "/dev/answer")
+    assert agent.read("first", "look") == b"back\n"
+    agent.read("first", "look", "Stderr")
+    agent.wait("first", "look")
+    agent.remove("second")
+    assert agent.leftovers() == before
+    for bad in ({"src_ctr": "none"}, {"src_path": "relative"}, {"src_path": "/none"}):
+        request = agent.request("third", "true")
+        request.shared_mounts.add(**{"src_ctr": "first", "src_path": "/dev", "dst_path": "/tmp", **bad})
+        with pytest.raises(RpcError):
+            agent.call("CreateContainer", request)
+    assert agent.leftovers() == before
+
+
 def test_destroy_ends_everything(agent: Agent) -> None:
     agent.run("box", "sleep", "1000")
     codes: list[Code] = []

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import select
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +21,7 @@ from kata.agent.storages.errors import InvalidStorage, StorageError
 from kata.agent.storages.table import StorageTable
 from kata.agent.uevents import Uevents
 from kata.linux import syscalls
+from kata.linux.inotify import Inotify
 from kata.linux.mounts import mount_points
 from kata.protocol.generated import agent_pb2
 from tests.kernel.namespaces import run_in_namespaces
@@ -90,6 +93,96 @@ def test_tmpfs(room: Room) -> None:
     assert (info.st_gid, info.st_mode & 0o7777) == (1234, 0o3770)
     room.table.release("one")
     assert not os.path.exists(place)
+
+
+@in_mountns
+def test_ephemeral_mounts_get_another_size(room: Room) -> None:
+    room.table.add([room.storage("ephemeral", fstype="tmpfs", options=["nosuid", "size=1m"])], "one")
+    room.table.remount_ephemeral([room.storage("ephemeral", fstype="tmpfs", options=["rw", "size=3m"])])
+    assert {"tmpfs", "rw", "nosuid", "size=3072k"} <= room.options()
+    (room.folder / "m/file").write_bytes(bytes(2 << 20))
+    with pytest.raises(StorageError, match="Invalid argument"):  # less than is in it
+        room.table.remount_ephemeral([room.storage("ephemeral", options=["size=1m"])])
+    assert "size=3072k" in room.options()
+
+
+@in_mountns
+def test_a_group_gets_what_is_in_a_bound_tree_but_not_what_is_mounted_in_it(room: Room) -> None:
+    (room.folder / "source/inner").mkdir(parents=True)
+    (room.folder / "source/file").write_text("x")
+    syscalls.mount("other", f"{room.folder}/source/inner", "tmpfs", 0, "mode=700")
+    group = agent_pb2.FSGroup(group_id=77)
+    storage = room.storage("bind", source=f"{room.folder}/source", options=["rbind"], fs_group=group)
+    (place,) = room.table.add([storage], "one")
+    assert os.stat(place).st_gid == os.stat(f"{place}/file").st_gid == 77
+    assert os.stat(f"{place}/inner").st_gid == 0
+    room.table.release("one")
+    syscalls.umount2(f"{room.folder}/source/inner")
+
+
+@in_mountns
+def test_a_group_gets_nothing_of_a_read_only_tree(room: Room) -> None:
+    (room.folder / "source").mkdir()
+    group = agent_pb2.FSGroup(group_id=77)
+    room.table.add([room.storage("bind", source=f"{room.folder}/source", options=["ro"], fs_group=group)], "one")
+    assert (room.folder / "source").stat().st_gid == 0
+
+
+@in_mountns
+def test_watched_volumes(room: Room) -> None:
+    source = room.folder / "source"
+    source.mkdir(mode=0o711)
+    (source / "file").write_text("one")
+    storages = [
+        room.storage("watchable-bind", "dir", source=f"{source}", options=["ro", "nosuid"]),
+        room.storage("watchable-bind", "single", source=f"{source}/file", options=["bind", "ro"]),
+    ]
+    room.table.add(storages, "one")
+    assert room.mounts() == ["dir"] and {"tmpfs", "nosuid"} <= room.options("dir")
+    assert (room.folder / "dir").stat().st_mode & 0o777 == 0o711
+    with Inotify() as changes:
+        changes.watch(f"{room.folder}/dir")
+        (source / "file").write_text("two!")
+        assert select.select([changes], [], [], 5)[0], "the container's inotify hears of it"
+        changes.watch(f"{room.folder}/single")
+        if (room.folder / "single").read_text() != "two!":
+            assert select.select([changes], [], [], 5)[0]
+    deadline = time.monotonic() + 5
+    while (room.folder / "single").read_text() != "two!" and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert [(room.folder / name).read_text() for name in ("dir/file", "single")] == ["two!", "two!"]
+    room.table.release("one")
+    assert room.mounts() == [] and not (room.folder / "single").exists() and not (room.folder / "dir").exists()
+    for thread in threading.enumerate():
+        if thread.name == "watcher":
+            thread.join(5)
+            assert not thread.is_alive()
+
+
+@in_mountns
+def test_a_volume_too_large_to_watch_is_bound(room: Room) -> None:
+    (room.folder / "source").mkdir()
+    (room.folder / "source/large").write_bytes(bytes(2 << 20))
+    room.table.add([room.storage("watchable-bind", source=f"{room.folder}/source", options=["ro"])], "one")
+    (room.folder / "source/later").touch()
+    assert (room.folder / "m/later").exists() and "ro" in room.options()
+
+
+@in_mountns
+def test_only_ephemeral_mounts_that_are_held_are_remounted(room: Room) -> None:
+    room.table.add([room.storage("ephemeral", fstype="tmpfs", options=["size=1m"])], "one")
+    room.table.add([room.storage("local", "dir")], "one")
+    good = room.storage("ephemeral", fstype="tmpfs", options=["size=2m"])
+    for bad in (
+        room.storage("local", "dir"),
+        room.storage("ephemeral", "dir"),
+        room.storage("ephemeral", "none"),
+        room.storage("ephemeral", fstype="hugetlbfs"),
+        room.storage("virtio-fs"),
+    ):
+        with pytest.raises(InvalidStorage):
+            room.table.remount_ephemeral([good, bad])
+    assert "size=1024k" in room.options()  # nothing is done when one cannot be
 
 
 @in_mountns

@@ -84,6 +84,12 @@ class Container:
             self._spec, self._init, self.state = spec, made, CREATED
         self.cgroup = cgroup.cgroup_of(ended.pid)
 
+    @property
+    def annotations(self) -> dict[str, str]:
+        """Those of its specification; none before it is created."""
+        with self._lock:
+            return dict(self._spec.get("annotations", {}))
+
     # Section: its life
 
     def start(self) -> None:

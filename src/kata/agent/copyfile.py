@@ -72,7 +72,8 @@ def _make_directory(parent: int, name: str, piece: Piece) -> None:
         os.mkdir(name, 0o700, dir_fd=parent)
     except FileExistsError:
         if not stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
-            raise
+            _unlink(parent, name)  # whatever was there is replaced, as for files
+            os.mkdir(name, 0o700, dir_fd=parent)
     fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
     try:
         os.fchown(fd, piece.uid, piece.gid)

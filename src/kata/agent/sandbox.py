@@ -191,6 +191,8 @@ class Sandbox:
             container.teardown.callback(self.storages.release, container.container_id)
             self.storages.add(request.storages, container.container_id)
         container.mount_rootfs(spec.get("root", {}).get("path", ""))
+        if request.shared_mounts:
+            spec = self._share_mounts(container, request, spec)
         container.lsms = system.security_modules()
         shared = self._shared_namespaces(pid=request.sandbox_pidns)
         adaptation = Adaptation(
@@ -203,6 +205,27 @@ class Sandbox:
         )
         container.create(adapt_spec(spec, adaptation))
         self._offer_pid_namespace(container)
+
+    def _share_mounts(self, container: Container, request: agent_pb2.CreateContainerRequest, spec: Spec) -> Spec:
+        from kata.agent import sharedmounts
+
+        names = {container.container_id, *container_names(spec.get("annotations", {}))}
+        folder = f"{container.bundle}/shared"
+        container.teardown.callback(sharedmounts.detach, folder)
+        made = []
+        for number, entry in enumerate(sharedmounts.for_container(request.shared_mounts, names)):
+            pid = self._find_named(entry.src_ctr).process("").exit.pid
+            made.append(sharedmounts.attach(entry, pid, f"{folder}/{number}", in_thread))
+        return {**spec, "mounts": [*spec.get("mounts", []), *made]}
+
+    def _find_named(self, name: str) -> Container:
+        """The container of this id, or with this name in its annotations. Raises UnknownContainer."""
+        with self._lock:
+            found = list(self._containers.values())
+        for container in found:
+            if name == container.container_id or name in container_names(container.annotations):
+                return container
+        raise UnknownContainer(name)
 
     def _add_devices(self, container: Container, request: agent_pb2.CreateContainerRequest, spec: Spec) -> Spec:
         from kata.agent.devices.batch import adapt_devices
@@ -348,6 +371,13 @@ def write_resolv_conf(lines: Sequence[str]) -> None:
     write_file(path, "".join(f"{line}\n" for line in lines).encode(), 0o644)
     mounts.unmount(RESOLV_CONF)
     mounts.bind(path, RESOLV_CONF)
+
+
+def container_names(annotations: dict[str, str]) -> set[str]:
+    """What the container is called in its pod, by its annotations."""
+    from kata.agent.sharedmounts import NAMES
+
+    return {annotations[key] for key in NAMES if annotations.get(key)}
 
 
 def check_signal(signo: int) -> int:

@@ -56,6 +56,16 @@ def bind(source: str, target: str, *, recursive: bool = False) -> None:
     syscalls.mount(source, target, "", flags)
 
 
+def mount_of(fd: int) -> tuple[MountPoint, str]:
+    """The mount that an open descriptor is on, and that mount's source (proc(5): fdinfo's mnt_id). Raises OSError."""
+    fields = dict(line.split(":", 1) for line in read_text(f"/proc/self/fdinfo/{fd}").splitlines() if ":" in line)
+    number = fields["mnt_id"].strip()
+    for line in read_text("/proc/self/mountinfo").splitlines():
+        if line.split(" ", 1)[0] == number:
+            return parse_mountinfo(line)[0], _unescape(line.partition(" - ")[2].split(" ")[1])
+    raise OSError(errno.ENOENT, "the mount of an open file is not in this mount namespace")
+
+
 def unmount(target: str) -> None:
     """Unmount, lazily when it is busy; nothing happens where nothing is mounted. Never follows a link."""
     try:

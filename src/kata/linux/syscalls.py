@@ -41,6 +41,7 @@ MNT_EXPIRE = 0x4
 UMOUNT_NOFOLLOW = 0x8
 
 # linux/sched.h
+CLONE_FS = 0x00000200
 CLONE_NEWTIME = 0x00000080
 CLONE_NEWNS = 0x00020000
 CLONE_NEWCGROUP = 0x02000000
@@ -88,7 +89,14 @@ AT_FDCWD = -100
 AT_EMPTY_PATH = 0x1000
 SYS_PIVOT_ROOT = 155
 SYS_FINIT_MODULE = 313
+SYS_OPEN_TREE = 428
+SYS_MOVE_MOUNT = 429
 SYS_OPENAT2 = 437
+
+# linux/mount.h, for open_tree(2) and move_mount(2)
+OPEN_TREE_CLONE = 0x1
+AT_RECURSIVE = 0x8000
+MOVE_MOUNT_F_EMPTY_PATH = 0x4
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mount.argtypes = (
@@ -146,6 +154,16 @@ def umount2(target: str, flags: int = 0) -> None:
     _check(_libc.umount2(os.fsencode(target), flags), "umount2", target)
 
 
+def swapon(path: str, flags: int = 0) -> None:
+    """swapon(2)."""
+    _check(_libc.swapon(os.fsencode(path), ctypes.c_int(flags)), "swapon", path)
+
+
+def swapoff(path: str) -> None:
+    """swapoff(2)."""
+    _check(_libc.swapoff(os.fsencode(path)), "swapoff", path)
+
+
 def unshare(flags: int) -> None:
     """unshare(2), for the calling thread."""
     _check(_libc.unshare(flags), "unshare")
@@ -193,6 +211,26 @@ def openat2(dirfd: int, path: str, flags: int, mode: int = 0, resolve: int = 0) 
         ctypes.c_size_t(ctypes.sizeof(how)),
     )
     return _check(result, "openat2", path)
+
+
+def open_tree(fd: int) -> int:
+    """open_tree(2): the mounts at and below what `fd` is open on, cloned and detached. The caller owns the result."""
+    flags = OPEN_TREE_CLONE | os.O_CLOEXEC | AT_EMPTY_PATH | AT_RECURSIVE
+    result = _libc.syscall(ctypes.c_long(SYS_OPEN_TREE), ctypes.c_int(fd), ctypes.c_char_p(b""), ctypes.c_uint(flags))
+    return _check(result, "open_tree")
+
+
+def move_mount(fd: int, target: str) -> None:
+    """move_mount(2): attach the detached mounts of `fd` at `target`."""
+    result = _libc.syscall(
+        ctypes.c_long(SYS_MOVE_MOUNT),
+        ctypes.c_int(fd),
+        ctypes.c_char_p(b""),
+        ctypes.c_int(AT_FDCWD),
+        ctypes.c_char_p(os.fsencode(target)),
+        ctypes.c_uint(MOVE_MOUNT_F_EMPTY_PATH),
+    )
+    _check(result, "move_mount", target)
 
 
 def settimeofday(seconds: int, microseconds: int) -> None:

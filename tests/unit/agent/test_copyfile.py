@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -107,3 +110,48 @@ def test_links_at_the_file_and_at_its_temporary_name_are_replaced_not_followed(r
     (root / "hard.tmp").hardlink_to(victim)
     send(root, "hard", b"mine")
     assert victim.read_bytes() == b"precious"
+
+
+def test_a_directory_replaces_a_file_and_a_link(root: Path) -> None:
+    victim = root.parent / "victim"
+    victim.mkdir(mode=0o700)
+    (root / "file").touch()
+    (root / "link").symlink_to(victim)
+    for name in ("file", "link"):
+        send(root, name, b"", mode=stat.S_IFDIR | 0o711)
+        assert (root / name).lstat().st_mode == stat.S_IFDIR | 0o711
+    assert victim.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_directory_that_is_swapped_for_a_link_meanwhile_leads_nowhere(root: Path) -> None:
+    outside = root.parent / "outside"
+    outside.mkdir()
+    (root / "a/b").mkdir(parents=True)
+    stop = threading.Event()
+    swaps = 0
+
+    def swap() -> None:
+        nonlocal swaps
+        while not stop.is_set():
+            with contextlib.suppress(OSError):  # CopyFile has made a directory there meanwhile, or not yet
+                os.rename(root / "a", root / f"spare-{time.monotonic_ns()}")
+            with contextlib.suppress(OSError):
+                os.symlink(outside, root / "a")
+                swaps += 1
+            with contextlib.suppress(OSError):
+                os.unlink(root / "a")
+
+    thread = threading.Thread(target=swap)
+    thread.start()
+    try:
+        for number in range(1500):
+            for mode in (FILE, stat.S_IFLNK | 0o777, stat.S_IFDIR | 0o700):
+                try:
+                    send(root, f"a/b/{mode:o}", b"%d" % number, mode=mode)
+                except OSError:
+                    pass
+    finally:
+        stop.set()
+        thread.join()
+    assert swaps > 100
+    assert list(outside.rglob("*")) == []

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from kata.agent.devices.errors import DeviceTimeout
+from kata.agent.storages import hugepages
 from kata.agent.storages.context import Directory, MountRequest, StorageContext
 from kata.agent.storages.errors import InvalidStorage, StorageError, UnsupportedStorage
+from kata.agent.storages.hugepages import HugePages, reserve
 from kata.agent.storages.options import CLEAR, PROPAGATION, SET, MountOptions, parse_options
 from kata.agent.storages.registry import HANDLERS
 from kata.agent.storages.table import StorageTable, validate
@@ -88,8 +90,56 @@ def test_disks(context: StorageContext, tmp_path: Path) -> None:
 def test_ephemeral(context: StorageContext) -> None:
     message = storage("ephemeral", source="shm", fstype="tmpfs", options=["noexec", "size=64m", "fsgid=7"])
     assert request(context, message) == MountRequest(Directory("/m"), "shm", "tmpfs", NOEXEC, data="size=64m", gid=7)
-    with pytest.raises(UnsupportedStorage, match="hugetlbfs"):
-        request(context, storage("ephemeral", fstype="hugetlbfs"))
+    with pytest.raises(UnsupportedStorage, match="ramfs"):
+        request(context, storage("ephemeral", fstype="ramfs"))
+
+
+def test_huge_pages(context: StorageContext, tmp_path: Path) -> None:
+    pool = tmp_path / "sys/kernel/mm/hugepages/hugepages-2048kB"
+    pool.mkdir(parents=True)
+    guest = context._replace(sysfs=f"{tmp_path}/sys")
+    sizes = ["pagesize=2097152", "size=8388608"]
+    made = request(guest, storage("ephemeral", fstype="hugetlbfs", source="nodev", options=[*sizes, "fsgid=9"]))
+    assert (made.fstype, made.data, made.gid) == ("hugetlbfs", ",".join(sizes), 9)
+    assert made.pages == HugePages(f"{pool}", 4)
+    for bad in (["size=8"], sizes[:1], ["pagesize=0", "size=1"], ["pagesize=2M", "size=4M"], [sizes[0], "size=3"]):
+        with pytest.raises(InvalidStorage):
+            request(guest, storage("ephemeral", fstype="hugetlbfs", options=bad))
+    with pytest.raises(UnsupportedStorage, match="no huge pages of 4096"):
+        request(guest, storage("ephemeral", fstype="hugetlbfs", options=["pagesize=4096", "size=4096"]))
+
+
+def test_huge_pages_are_added_and_given_back(tmp_path: Path) -> None:
+    (tmp_path / "nr_hugepages").write_text("0000000003")
+    pages = HugePages(str(tmp_path), 40)
+    reserve(pages)
+    assert int((tmp_path / "nr_hugepages").read_text()[:2]) == 43
+
+
+class Stingy:
+    """A kernel that has fewer pages than are asked for."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self.count = limit, 1
+
+    def read(self, path: str) -> str:
+        return f"{self.count}\n"
+
+    def write(self, path: str, text: str) -> None:
+        self.count = min(int(text), self.limit)
+
+
+def test_too_few_huge_pages_are_an_error_and_none_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = Stingy(5)
+    monkeypatch.setattr(hugepages, "read_text", kernel.read)
+    monkeypatch.setattr(hugepages, "write_text", kernel.write)
+    with pytest.raises(StorageError, match="only 4 of 6"):
+        reserve(HugePages("pool", 6))
+    assert kernel.count == 1
+    reserve(HugePages("pool", 4))
+    assert kernel.count == 5
+    hugepages.give_back(HugePages("pool", 4))
+    assert kernel.count == 1
 
 
 @pytest.mark.parametrize("group", ["", "-1", "x", "4294967295", "1 2", "٣"])
@@ -143,8 +193,11 @@ def test_bind_needs_its_source(context: StorageContext, tmp_path: Path) -> None:
         ({"driver": "nope"}, InvalidStorage, "Unknown storage driver 'nope'"),
         ({"mount_point": "relative"}, InvalidStorage, "no absolute path"),
         ({"mount_point": ""}, InvalidStorage, "no absolute path"),
-        ({"fs_group": agent_pb2.FSGroup()}, UnsupportedStorage, "fs_group"),
+        ({"fs_group": agent_pb2.FSGroup(group_id=0xFFFFFFFF)}, InvalidStorage, "fs_group"),
         ({"driver_options": ["encryption_key=ephemeral"]}, UnsupportedStorage, "encryption_key"),
+        ({"driver": "erofs.multi-layer"}, UnsupportedStorage, "each layer as a disk"),
+        ({"driver": "image_guest_pull"}, UnsupportedStorage, "data hub"),
+        ({"options": ["X-kata.dmverity.roothash=00"]}, UnsupportedStorage, "X-kata.dmverity.roothash"),
         ({"driver_options": ["create_filesystem"]}, UnsupportedStorage, "create_filesystem"),
     ],
 )

@@ -14,9 +14,10 @@ from kata.agent.service.health import Health
 from kata.agent.service.network import Network
 from kata.agent.service.processes import Processes
 from kata.agent.service.sandboxes import Sandboxes
+from kata.agent.service.storages import Storages
 
 __all__ = ["AgentService", "Health", "to_status"]
 
 
-class AgentService(Sandboxes, Containers, Processes, Guest, Network):
+class AgentService(Sandboxes, Containers, Processes, Guest, Network, Storages):
     """grpc.AgentService."""

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kata.agent.devices.hotplug import Hotplug
+    from kata.agent.storages.hugepages import HugePages
+    from kata.agent.storages.ownership import GroupOwner
     from kata.log import Logger
     from kata.protocol.generated import agent_pb2
 
@@ -30,6 +32,7 @@ class StorageContext(NamedTuple):
     hotplug: Hotplug
     run_dir: str = RUN_DIR
     log: Logger | None = None
+    sysfs: str = "/sys"
 
 
 class Directory(NamedTuple):
@@ -46,7 +49,9 @@ class MountRequest(NamedTuple):
     `directories` are made first, then `target` (a file when the bound `source` is one), then the mount. With no
     `mounted` the target directory is all. `gid` is the group that the mounted directory is given to. `scratch`
     are trees removed once the mount is gone. With `premounted` a file system of that type that is at the target
-    already (the guest's init mounted it) will do.
+    already (the guest's init mounted it) will do. `pages` are reserved before the mount and given back after it;
+    `group` gets all that is in the tree. The target is a copy of `watched` and follows it; without a mount it is a
+    file.
     """
 
     target: Directory
@@ -60,3 +65,6 @@ class MountRequest(NamedTuple):
     scratch: tuple[str, ...] = ()
     mounted: bool = True
     premounted: bool = False
+    pages: HugePages | None = None
+    group: GroupOwner | None = None
+    watched: str = ""

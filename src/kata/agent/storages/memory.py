@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from kata.agent.storages.context import GROUP_MODE, Directory, MountRequest
 from kata.agent.storages.errors import InvalidStorage, UnsupportedStorage
+from kata.agent.storages.hugepages import ask_for
 from kata.agent.storages.options import parse_options
 
 TYPE_CHECKING = False
@@ -20,7 +21,9 @@ _LAST_ID = 0xFFFFFFFE  # 0xffffffff means "no change" to chown(2)
 
 
 def handle_ephemeral(storage: agent_pb2.Storage, context: StorageContext, container_id: str) -> MountRequest:
-    """A tmpfs; option `fsgid=<gid>` gives it to a group. Raises InvalidStorage, UnsupportedStorage."""
+    """A tmpfs or hugetlbfs; option `fsgid=<gid>` gives it to a group. Raises InvalidStorage, UnsupportedStorage."""
+    if storage.fstype == "hugetlbfs":
+        return _huge(storage, context)
     if storage.fstype not in ("", "tmpfs"):
         raise UnsupportedStorage(f"ephemeral storage of type {storage.fstype!r} is not supported by this agent")
     words, values = _split(storage.options, "fsgid")
@@ -33,6 +36,22 @@ def handle_ephemeral(storage: agent_pb2.Storage, context: StorageContext, contai
         options.propagation,
         options.data,
         gid=_group(values.get("fsgid")),
+    )
+
+
+def _huge(storage: agent_pb2.Storage, context: StorageContext) -> MountRequest:
+    """A hugetlbfs of `size=<bytes>` in pages of `pagesize=<bytes>`; both are the kernel's own options too."""
+    words, values = _split(storage.options, "fsgid")
+    options = parse_options(words)
+    return MountRequest(
+        Directory(storage.mount_point),
+        storage.source or "nodev",
+        "hugetlbfs",
+        options.flags,
+        options.propagation,
+        options.data,
+        gid=_group(values.get("fsgid")),
+        pages=ask_for(_split(words, "pagesize", "size")[1], context.sysfs),
     )
 
 

@@ -11,25 +11,41 @@ import os
 import stat
 
 from kata.agent.storages.errors import StorageError
+from kata.agent.storages.hugepages import give_back, reserve
+from kata.agent.storages.ownership import give_tree
 from kata.linux import mounts, syscalls
+from kata.linux.fds import read_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from kata.agent.storages.context import Directory, MountRequest
+    from kata.agent.storages.mirror import Mirror
+    from kata.agent.storages.watcher import Watcher
 
 _DATA_LIMIT = os.sysconf("SC_PAGE_SIZE") - 1  # mount(2): the kernel reads at most one page of options
 # These are changed on a bind mount by remounting it; the kernel ignores them in the first call.
 _BIND_FLAGS = syscalls.MS_BIND | syscalls.MS_REC
 _KEPT_FLAGS = syscalls.MS_RDONLY | syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
+# File systems that guest kernels have as modules, and the modules to ask for.
+_MODULES = {
+    "9p": ("9pnet_virtio", "9p"),
+    "btrfs": ("btrfs",),
+    "ext4": ("ext4",),
+    "virtiofs": ("virtiofs",),
+    "xfs": ("xfs",),
+}
 
 
 class Mounted:
     """One request carried out. `close` undoes it: unmounts, then removes what had been made for it."""
 
-    def __init__(self, request: MountRequest) -> None:
+    def __init__(self, request: MountRequest, watcher: Watcher) -> None:
         self._request = request
+        self._watcher = watcher
+        self._mirror: Mirror | None = None
         self._made: list[str] = []
         self._is_mounted = False
+        self._has_pages = False
         try:
             self._carry_out()
         except OSError as error:
@@ -46,9 +62,15 @@ class Mounted:
     def close(self) -> None:
         """Unmount and remove. A directory that something was put into stays. Raises StorageError."""
         try:
+            if self._mirror is not None:
+                self._watcher.remove(self._mirror)
+                self._mirror = None
             if self._is_mounted:
                 mounts.unmount(self._request.target.path)
                 self._is_mounted = False
+            if self._has_pages and self._request.pages:
+                give_back(self._request.pages)
+                self._has_pages = False
             for path in self._request.scratch:
                 mounts.remove_tree(path)
             self._remove_made()
@@ -57,6 +79,15 @@ class Mounted:
                 f"cannot give back the storage at {self._request.target.path}: {error.strerror}",
                 detail=str(error),
             ) from error
+
+    def remount(self, request: MountRequest) -> None:
+        """Change the options of what is mounted; what was forbidden stays forbidden. Raises StorageError."""
+        target = self._request.target.path
+        try:
+            kept = os.statvfs(target).f_flag & _KEPT_FLAGS
+            syscalls.mount(request.source, target, "", request.flags | kept | syscalls.MS_REMOUNT, request.data)
+        except OSError as error:
+            raise StorageError(f"cannot remount {target}: {error.strerror}", detail=str(error)) from error
 
     def _carry_out(self) -> None:
         request = self._request
@@ -67,11 +98,28 @@ class Mounted:
         for directory in request.directories:
             self._make_directory(directory)
         self._make_target()
-        if not request.mounted or (request.premounted and _holds(request.target.path, request.fstype)):
+        if request.premounted and _holds(request.target.path, request.fstype):
             return
-        self._mount()
-        if request.gid >= 0:
-            _give_to_group(request.target.path, request.gid)
+        if request.pages:
+            reserve(request.pages)
+            self._has_pages = True
+        if request.mounted:
+            self._mount()
+            if request.gid >= 0:
+                _give_to_group(request.target.path, request.gid)
+        if request.watched:
+            self._follow()  # which sees to the group, now and later
+        elif request.group:
+            give_tree(request.target.path, request.group)
+
+    def _follow(self) -> None:
+        """Copy the watched tree, and have it followed from now on."""
+        from kata.agent.storages.mirror import Mirror
+
+        mirror = Mirror(self._request.watched, self._request.target.path, self._request.group)
+        self._watcher.add(mirror)
+        self._mirror = mirror
+        mirror.update()
 
     def _mount(self) -> None:
         request = self._request
@@ -84,6 +132,7 @@ class Mounted:
                 flags = (request.flags & ~syscalls.MS_REC) | syscalls.MS_REMOUNT | kept
                 syscalls.mount(request.source, target, "", flags, request.data)
         else:
+            _load_filesystem(request.fstype)
             syscalls.mount(request.source, target, request.fstype, request.flags, request.data)
             self._is_mounted = True
         if request.propagation:
@@ -92,7 +141,8 @@ class Mounted:
     def _make_target(self) -> None:
         request = self._request
         path = request.target.path
-        if request.flags & syscalls.MS_BIND and not stat.S_ISDIR(os.stat(request.source).st_mode):
+        origin = request.source if request.flags & syscalls.MS_BIND else request.watched
+        if origin and not stat.S_ISDIR(os.stat(origin).st_mode):
             self._make_parents(path)
             self._make_file(path)
         else:
@@ -140,6 +190,15 @@ class Mounted:
             self.close()
         except StorageError:
             pass
+
+
+def _load_filesystem(fstype: str) -> None:
+    """Have the kernel know a file system that is a module of its own. Raises Unsupported."""
+    if fstype not in _MODULES or fstype in read_text("/proc/filesystems").split():
+        return
+    from kata.agent.modules import load_modules  # type: ignore[import-not-found, unused-ignore]
+
+    load_modules(_MODULES[fstype])
 
 
 def _holds(target: str, fstype: str) -> bool:

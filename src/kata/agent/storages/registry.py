@@ -24,4 +24,5 @@ HANDLERS: Mapping[str, Handler] = {
     "overlayfs": overlay.handle_overlay,
     "scsi": block.handle_scsi,
     "virtio-fs": shared.handle_share,
+    "watchable-bind": shared.handle_watchable,
 }

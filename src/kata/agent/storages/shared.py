@@ -1,4 +1,4 @@
-"""Drivers "virtio-fs", "9p" and "bind": directories that come from the host, or from elsewhere in the guest.
+"""Drivers "virtio-fs", "9p", "bind" and "watchable-bind": what comes from the host, or from elsewhere in the guest.
 
 Called through the registry. There is nothing to wait for: the share is a device of the VM from its start.
 """
@@ -45,4 +45,33 @@ def handle_bind(storage: agent_pb2.Storage, context: StorageContext, container_i
     )
 
 
+def handle_watchable(storage: agent_pb2.Storage, context: StorageContext, container_id: str) -> MountRequest:
+    """A small tree of the share as a copy in memory that follows it, so that inotify works in the container.
+
+    What is too large for that is bound as it is. Raises InvalidStorage.
+    """
+    from kata.agent.storages.mirror import TooLarge, scan
+
+    try:
+        scan(storage.source)
+    except OSError as error:
+        raise InvalidStorage(f"the source {storage.source} of a watched volume cannot be read: {error}") from error
+    except TooLarge as error:
+        if context.log:
+            context.log.warn("a volume is too large to be watched and is bound", path=storage.source, error=error)
+        return handle_bind(storage, context, container_id)
+    options = parse_options(storage.options)
+    return MountRequest(
+        Directory(storage.mount_point),
+        "watchable",
+        "tmpfs",
+        options.flags & _MIRROR_FLAGS,  # the copy has to be written; "ro" is for the container's own mount
+        options.propagation,
+        "mode=755,size=8m,nr_inodes=256",
+        mounted=os.path.isdir(storage.source),
+        watched=storage.source,
+    )
+
+
+_MIRROR_FLAGS = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
 _FSTYPES = {"virtio-fs": "virtiofs", "9p": "9p"}

@@ -13,7 +13,9 @@ import threading
 from kata.agent.storages.block import require_plain
 from kata.agent.storages.errors import InvalidStorage, StorageError, UnsupportedStorage
 from kata.agent.storages.mounter import Mounted
+from kata.agent.storages.ownership import parse_group
 from kata.agent.storages.registry import HANDLERS
+from kata.agent.storages.watcher import Watcher
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,6 +26,12 @@ if TYPE_CHECKING:
 
 SANDBOX = ""
 """The container id under which storages of the whole sandbox are kept."""
+_REFUSED = {
+    "blk-ccw": "it is for s390x",
+    "erofs.multi-layer": "give each layer as a disk, and an overlayfs over them",
+    "image_guest_pull": "the guest has no confidential data hub to pull images",
+}
+_REFUSED_OPTIONS = ("X-kata.multi-layer", "X-kata.dmverity", "X-kata.gpt-partitioned", "X-kata.partition-number")
 _LOCK_SECONDS = 120.0  # above the longest hotplug time-out in use; mounts themselves do not wait
 
 
@@ -45,6 +53,7 @@ class StorageTable:
     def __init__(self, context: StorageContext) -> None:
         self._context = context
         self._lock = threading.Lock()
+        self._watcher = Watcher(context.log)
         self._entries: dict[str, _Entry] = {}
         self._held: dict[str, list[str]] = {}
 
@@ -71,6 +80,37 @@ class StorageTable:
                     self._entries[_place(storage)].users += 1
                     self._held.setdefault(SANDBOX, []).append(_place(storage))
         return done
+
+    def remount_ephemeral(self, storages: Iterable[agent_pb2.Storage]) -> None:
+        """Give tmpfs mounts that are held new options, their size above all; checked first, then done in order.
+
+        Raises InvalidStorage, UnsupportedStorage, StorageError.
+        """
+        messages = list(storages)
+        for storage in messages:
+            if storage.driver != "ephemeral" or storage.fstype not in ("", "tmpfs"):
+                raise InvalidStorage(f"{storage.mount_point} is no tmpfs ({storage.driver} {storage.fstype})")
+            validate(storage)
+            with self._lock:
+                entry = self._entries.get(_place(storage))
+            if entry is None or entry.identity[0] != "ephemeral":
+                raise InvalidStorage(f"the sandbox has no ephemeral storage at {storage.mount_point}")
+        for storage in messages:
+            self._remount_one(storage)
+
+    def _remount_one(self, storage: agent_pb2.Storage) -> None:
+        place = _place(storage)
+        with self._lock:
+            entry = self._entries.get(place)
+        if entry is None:
+            raise StorageError(f"the storage at {place} was given back meanwhile")
+        self._lock_entry(entry, place)
+        try:
+            if entry.mounted is None:
+                raise StorageError(f"nothing is mounted at {place}")
+            entry.mounted.remount(HANDLERS["ephemeral"](storage, self._context, SANDBOX))
+        finally:
+            entry.lock.release()
 
     def release(self, container_id: str) -> None:
         """Give back what a container held, last first. All of it is tried; raises StorageError after that."""
@@ -111,7 +151,8 @@ class StorageTable:
             self._lock_entry(entry, place)
             try:
                 if entry.mounted is None:
-                    entry.mounted = Mounted(HANDLERS[storage.driver](storage, self._context, container_id))
+                    request = HANDLERS[storage.driver](storage, self._context, container_id)
+                    entry.mounted = Mounted(request._replace(group=parse_group(storage)), self._watcher)
             finally:
                 entry.lock.release()
         except BaseException:
@@ -170,14 +211,18 @@ class StorageTable:
 
 def validate(storage: agent_pb2.Storage) -> None:
     """Raises InvalidStorage or UnsupportedStorage when the message can never work here."""
+    if storage.driver in _REFUSED:
+        raise UnsupportedStorage(f"storage driver {storage.driver!r} is not supported: {_REFUSED[storage.driver]}")
+    for option in storage.options:
+        if option.startswith(_REFUSED_OPTIONS):  # mounted without what they ask for, a layer would go unverified
+            raise UnsupportedStorage(f"storage option {option.partition('=')[0]!r} is not supported by this agent")
     if storage.driver not in HANDLERS:
         raise InvalidStorage(
             f"Unknown storage driver {storage.driver!r}", hint=f"This agent knows {', '.join(sorted(HANDLERS))}."
         )
     if not storage.mount_point.startswith("/"):
         raise InvalidStorage(f"the mount point {storage.mount_point!r} is no absolute path")
-    if storage.HasField("fs_group"):
-        raise UnsupportedStorage(f"fs_group (at {storage.mount_point}) is not supported by this agent")
+    parse_group(storage)
     require_plain(storage)
 
 
