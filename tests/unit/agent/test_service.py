@@ -17,7 +17,7 @@ EXPECTED = """
 CreateSandbox DestroySandbox CreateContainer StartContainer RemoveContainer ExecProcess SignalProcess WaitProcess
 WriteStdin ReadStdout ReadStderr CloseStdin TtyWinResize StatsContainer GetGuestDetails ReseedRandomDev
 SetGuestDateTime OnlineCPUMem CopyFile UpdateInterface UpdateRoutes ListInterfaces ListRoutes AddARPNeighbors
-PauseContainer ResumeContainer UpdateContainer GetOOMEvent
+PauseContainer ResumeContainer UpdateContainer GetOOMEvent GetMetrics GetDiagnosticData GetIPTables SetIPTables
 """
 
 

@@ -12,11 +12,12 @@ from kata.agent.service.containers import Containers
 from kata.agent.service.guest import Guest
 from kata.agent.service.health import Health
 from kata.agent.service.network import Network
+from kata.agent.service.observe import Observe
 from kata.agent.service.processes import Processes
 from kata.agent.service.sandboxes import Sandboxes
 
 __all__ = ["AgentService", "Health", "to_status"]
 
 
-class AgentService(Sandboxes, Containers, Processes, Guest, Network):
+class AgentService(Sandboxes, Containers, Processes, Guest, Network, Observe):
     """grpc.AgentService."""
