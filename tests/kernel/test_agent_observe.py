@@ -67,3 +67,27 @@ def test_rules_there_and_back(agent: Agent, ipv6: bool) -> None:
     with pytest.raises(RpcError) as caught:
         agent.call("SetIPTables", agent_pb2.SetIPTablesRequest(is_ipv6=ipv6, data=b"*nonsense\nCOMMIT\n"))
     assert caught.value.code == Code.INTERNAL
+
+
+POLICY = """package agent_policy
+default AllowRequestsFailingPolicy := true
+default ExecProcessRequest := false
+"""
+
+
+def test_a_policy_blocks_requests_and_hides_output(agent: Agent) -> None:
+    agent.run("box", "sh", "-c", "read x; seq 100000; exit 7")
+    agent.call("SetPolicy", agent_pb2.SetPolicyRequest(policy=POLICY))
+    with pytest.raises(RpcError, match="ExecProcessRequest is blocked by policy") as caught:
+        agent.exec("box", "more", "true")
+    assert caught.value.code == Code.PERMISSION_DENIED
+    with pytest.raises(RpcError, match="line 2") as caught:
+        agent.call("SetPolicy", agent_pb2.SetPolicyRequest(policy="package agent_policy\nX if input.y"))
+    assert caught.value.code == Code.INVALID_ARGUMENT
+    closed = POLICY + "default ReadStreamRequest := false\ndefault SetPolicyRequest := false\n"
+    agent.call("SetPolicy", agent_pb2.SetPolicyRequest(policy=closed))
+    with pytest.raises(RpcError, match="SetPolicyRequest is blocked by policy"):
+        agent.call("SetPolicy", agent_pb2.SetPolicyRequest(policy=POLICY))
+    agent.write("box", b"go\n")
+    assert agent.read("box") == b""  # answered when all 588895 bytes were thrown away
+    assert agent.wait("box") == 7

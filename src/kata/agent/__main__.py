@@ -13,7 +13,7 @@ import threading
 
 from kata.agent.config import Config, parse_cmdline
 from kata.agent.sandbox import Limits, Sandbox
-from kata.agent.service import AgentService, Health, to_status
+from kata.agent.service import AgentService, Health, guard, to_status
 from kata.errors import KataError
 from kata.linux import syscalls
 from kata.linux.fds import read_text
@@ -95,7 +95,8 @@ def serve(config: Config, address: str, limits: Limits) -> None:
         signal.signal(signo, _wake_reaper)
     log = Logger(2, level=config.log, name="kata-agent")
     sandbox = Sandbox(config, reaper, log, shut_down=stop.set, limits=limits)
-    server = Server({"grpc.AgentService": AgentService(sandbox), "grpc.Health": Health()}, to_status)
+    services = {"grpc.AgentService": AgentService(sandbox), "grpc.Health": Health()}
+    server = Server(services, to_status, authorize=guard(sandbox))
     listener = listen(address)
     thread = threading.Thread(target=server.serve, args=(listener,), name="server", daemon=True)
     thread.start()

@@ -18,6 +18,7 @@ CreateSandbox DestroySandbox CreateContainer StartContainer RemoveContainer Exec
 WriteStdin ReadStdout ReadStderr CloseStdin TtyWinResize StatsContainer GetGuestDetails ReseedRandomDev
 SetGuestDateTime OnlineCPUMem CopyFile UpdateInterface UpdateRoutes ListInterfaces ListRoutes AddARPNeighbors
 PauseContainer ResumeContainer UpdateContainer GetOOMEvent GetMetrics GetDiagnosticData GetIPTables SetIPTables
+SetPolicy
 """
 
 

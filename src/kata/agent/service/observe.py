@@ -11,11 +11,13 @@ from kata.protocol.generated import agent_pb2
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
     from kata.protocol.server import Call
 
 
 class Observe(Base):
-    """Metrics, diagnostic data, packet filter."""
+    """Metrics, diagnostic data, packet filter, policy."""
 
     def get_metrics(self, request: agent_pb2.GetMetricsRequest, call: Call) -> agent_pb2.Metrics:
         """Guest and agent in numbers."""
@@ -44,3 +46,11 @@ class Observe(Base):
 
         said = iptables.restore(self._sandbox.reaper, request.data, ipv6=request.is_ipv6)
         return agent_pb2.SetIPTablesResponse(data=said)
+
+    def set_policy(self, request: agent_pb2.SetPolicyRequest, call: Call) -> Message:
+        """Replace the policy; the one before decided whether this may be."""
+        from kata.agent import policy
+
+        self._sandbox.policy = policy.parse(request.policy)
+        self._sandbox.log.info("policy replaced")
+        return self._done()
