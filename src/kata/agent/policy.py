@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 PACKAGE = "agent_policy"
-DEFAULT_FILE = "/etc/kata-opa/default-policy.rego"
 FALLBACK = "AllowRequestsFailingPolicy"
 LIMIT = 1 << 20
 """Bytes of a document."""
