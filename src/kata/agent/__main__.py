@@ -11,9 +11,10 @@ import signal
 import sys
 import threading
 
-from kata.agent.config import Config, parse_cmdline
+from kata.agent.config import Config, parse_cmdline, with_environment
+from kata.agent.errors import ConfigError
 from kata.agent.sandbox import Limits, Sandbox
-from kata.agent.service import AgentService, Health, to_status
+from kata.agent.service import AgentService, Health, guard, to_status
 from kata.errors import KataError
 from kata.linux import syscalls
 from kata.linux.fds import read_text
@@ -28,23 +29,27 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import FrameType
 
-USAGE = """usage: kata-agent [--version] [--server ADDRESS [--log-level LEVEL] [--no-cgroups]
+    from kata.agent.policy import Policy
+
+DEFAULT_POLICY = "/etc/kata-opa/default-policy.rego"
+"""The image's own policy, if it has one."""
+USAGE = """usage: kata-agent [--version] [[--server ADDRESS] [--config FILE] [--log-level LEVEL] [--no-cgroups]
 [--no-device-rules]]
 
 Without arguments the agent is the first process of a guest. With --server (or --server-addr) it serves on a host, for
 tests: it mounts nothing at start. --no-cgroups is for hosts without a usable cgroup v2 (crun makes no cgroups
-then), --no-device-rules for hosts without CAP_SYS_RESOURCE.
+then), --no-device-rules for hosts without CAP_SYS_RESOURCE. --config (or -c) is a TOML file with the settings.
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the agent; the exit code. As PID 1 without --server-addr it does not return."""
     given = sys.argv[1:] if argv is None else argv
-    arguments = ["--server-addr" if word == "--server" else word for word in given]
+    arguments = [{"--server": "--server-addr", "-c": "--config"}.get(word, word) for word in given]
     if "--version" in arguments:
         print(f"kata-agent {__version__}")
         return 0
-    if os.getpid() == 1 and "--server-addr" not in arguments:
+    if os.getpid() == 1 and not {"--server-addr", "--config"} & set(arguments):
         run_as_init()
     return run_as_service(arguments)
 
@@ -55,7 +60,7 @@ def run_as_init() -> None:
         from kata.agent import init
 
         init.set_up()
-        config = parse_cmdline(read_text("/proc/cmdline"))
+        config = configure(parse_cmdline(read_text("/proc/cmdline")))
         serve(config, config.server_addr or init.find_channel(), Limits())
     except KataError as error:
         say(f"{error.what}. {error.hint}")
@@ -68,13 +73,17 @@ def run_as_init() -> None:
 def run_as_service(arguments: Sequence[str]) -> int:
     """Serve on a host until SIGTERM or DestroySandbox; 2 for arguments that make no sense."""
     values = option_values(arguments)
-    if "--server-addr" not in values or any(word in ("-h", "--help") for word in arguments):
+    if not values.keys() & {"--server-addr", "--config"} or any(word in ("-h", "--help") for word in arguments):
         say(USAGE)
         return 0 if "--help" in arguments or "-h" in arguments else 2
     syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
     limits = Limits("--no-cgroups" not in arguments, "--no-device-rules" not in arguments)
     try:
-        serve(Config(log=values.get("--log-level", "info")), values["--server-addr"], limits)
+        config = configure(Config(log=values.get("--log-level", "info"), config_file=values.get("--config", "")))
+        address = values.get("--server-addr", config.server_addr)
+        if not address:
+            raise ConfigError("there is no address to serve on", hint="give --server, or server_addr in the file")
+        serve(config, address, limits)
     except KataError as error:
         say(f"{error.what}. {error.hint}")
         return 1
@@ -86,8 +95,36 @@ def option_values(arguments: Sequence[str]) -> dict[str, str]:
     return {word: arguments[index + 1] for index, word in enumerate(arguments[:-1])}
 
 
+def configure(config: Config) -> Config:
+    """The settings of the file that `config` names, if it does, else `config`; then those of the environment.
+
+    Raises ConfigError.
+    """
+    if config.config_file:
+        from kata.agent import config_file
+
+        config = config_file.load(config.config_file)
+    return with_environment(config, os.environ)
+
+
+def first_policy(config: Config) -> Policy | None:
+    """The policy from the start; None when there is none. Raises ConfigError for one that cannot be had."""
+    path = config.policy_file or DEFAULT_POLICY
+    if config.allowed is None and not config.policy_file and not os.path.exists(path):
+        return None
+    from kata.agent import policy
+
+    if config.allowed is not None and not config.policy_file:
+        return policy.Policy(dict.fromkeys(config.allowed, True))
+    try:
+        return policy.load(path)
+    except (OSError, KataError) as error:
+        raise ConfigError(f"the policy {path} cannot be used: {error}") from error
+
+
 def serve(config: Config, address: str, limits: Limits) -> None:
     """Serve on `address` until a signal or DestroySandbox says to end."""
+    policy = first_policy(config)
     stop = threading.Event()
     reaper = Reaper()
     reaper.on_signal = lambda signo: stop.set()
@@ -95,7 +132,11 @@ def serve(config: Config, address: str, limits: Limits) -> None:
         signal.signal(signo, _wake_reaper)
     log = Logger(2, level=config.log, name="kata-agent")
     sandbox = Sandbox(config, reaper, log, shut_down=stop.set, limits=limits)
-    server = Server({"grpc.AgentService": AgentService(sandbox), "grpc.Health": Health()}, to_status)
+    sandbox.policy = policy
+    for name in config.unknown:
+        log.warn("an unknown setting is ignored", setting=name)
+    services = {"grpc.AgentService": AgentService(sandbox), "grpc.Health": Health()}
+    server = Server(services, to_status, authorize=guard(sandbox))
     listener = listen(address)
     thread = threading.Thread(target=server.serve, args=(listener,), name="server", daemon=True)
     thread.start()

@@ -1,20 +1,20 @@
 """What the kernel command line (`agent.*`) and the agent's own arguments say.
 
-Read once, by `__main__`. Unknown options are ignored, of one given twice the last wins, a malformed number is
-a ConfigError: it stops the agent, with the sentence on the console. Options that only other parts of the
-guest read (attestation, mem-agent) are not listed and so ignored.
+Read once, by `__main__`. Unknown options are ignored with a warning, of one given twice the last wins, a malformed
+number is a ConfigError: it stops the agent, with the sentence on the console. Options about parts of the guest that
+this agent does not have (attestation, image pull, mem-agent) are checked and kept, so that a host may give them.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from kata.agent.errors import ConfigError
 from kata.log import LEVELS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
 
 class Config(NamedTuple):
@@ -37,20 +37,65 @@ class Config(NamedTuple):
     cdi_timeout: float = 100.0
     visible_cdi_devices: bool = False
     passfd_listener_port: int = 0
+    unified_cgroup_hierarchy: bool = True
+    """Accepted; the guest has no other."""
+    config_file: str = ""
+    """A TOML file that decides instead of the kernel command line; see `config_file`."""
+    policy_file: str = ""
+    """The policy from the start; empty: the image's own, if it has one."""
+    allowed: tuple[str, ...] | None = None
+    """Names of the requests that are answered (a configuration file's `[endpoints]`); None for all."""
+    cdh_api_timeout: float = 50.0
+    image_pull_timeout: float = 1200.0
+    guest_components_rest_api: str = "resource"
+    guest_components_procs: str = "api-server-rest"
+    secure_storage_integrity: bool = True
+    https_proxy: str = ""
+    no_proxy: str = ""
+    mem_agent_enable: bool = False
+    mem_agent_memcg_disable: bool = False
+    mem_agent_memcg_swap: bool = False
+    mem_agent_memcg_swappiness_max: int = 50
+    mem_agent_memcg_period_secs: int = 600
+    mem_agent_memcg_period_psi_percent_limit: int = 1
+    mem_agent_memcg_eviction_psi_percent_limit: int = 1
+    mem_agent_memcg_eviction_run_aging_count_min: int = 3
+    mem_agent_compact_disable: bool = False
+    mem_agent_compact_period_secs: int = 600
+    mem_agent_compact_period_psi_percent_limit: int = 1
+    mem_agent_compact_psi_percent_limit: int = 5
+    mem_agent_compact_sec_max: int = 300
+    mem_agent_compact_order: int = 9
+    mem_agent_compact_threshold: int = 1024
+    mem_agent_compact_force_times: int = 9223372036854775807
+    unknown: tuple[str, ...] = ()
+    """Options that were given and mean nothing to this agent."""
 
 
 def parse_cmdline(text: str) -> Config:
     """The settings in a kernel command line. Raises ConfigError."""
     found: dict[str, object] = {}
+    unknown: list[str] = []
     for word in split_words(text):
         name, equals, value = word.partition("=")
         if not name.startswith("agent."):
             continue
         field = name[len("agent.") :]
         parse = PARSERS.get(field)
-        if parse is not None:
+        if parse is None:
+            unknown.append(name)
+        else:
             found[field] = parse(name, value if equals else "")
-    return Config(**found)  # type: ignore[arg-type]  # PARSERS gives every field its type
+    return Config(**found, unknown=tuple(unknown))  # type: ignore[arg-type]  # PARSERS gives every field its type
+
+
+def with_environment(config: Config, environment: Mapping[str, str]) -> Config:
+    """The settings with what the agent's environment says instead. Raises ConfigError."""
+    found: dict[str, Any] = {}  # the fields differ in type; PARSERS gives each its own
+    for name, field in ENVIRONMENT.items():
+        if value := environment.get(name):
+            found[field] = PARSERS[field](name, value)
+    return config._replace(**found)
 
 
 def split_words(text: str) -> Iterator[str]:
@@ -69,15 +114,13 @@ def split_words(text: str) -> Iterator[str]:
 
 def _text(name: str, value: str) -> str:
     if not value:
-        raise ConfigError(f"the kernel parameter {name} needs a value")
+        raise ConfigError(f"the setting {name} needs a value")
     return value
 
 
 def _number(name: str, value: str) -> int:
     if not (value.isascii() and value.isdigit()):
-        raise ConfigError(
-            f"the kernel parameter {name}={value} is malformed", hint="give a number that is not negative"
-        )
+        raise ConfigError(f"the setting {name}={value} is malformed", hint="give a number that is not negative")
     return int(value)
 
 
@@ -85,18 +128,27 @@ def _seconds(name: str, value: str) -> float:
     return float(_number(name, value))
 
 
+def _choice(*choices: str) -> Callable[[str, str], str]:
+    def parse(name: str, value: str) -> str:
+        if value not in choices:
+            raise ConfigError(f"the setting {name}={value} is malformed", hint=f"give {', '.join(choices)}")
+        return value
+
+    return parse
+
+
 def _flag(name: str, value: str) -> bool:
     if value.lower() in ("", "true", "1", "yes", "on"):
         return True
     if value.lower() in ("false", "0", "no", "off"):
         return False
-    raise ConfigError(f"the kernel parameter {name}={value} is malformed", hint="give true or false")
+    raise ConfigError(f"the setting {name}={value} is malformed", hint="give true or false")
 
 
 def _level(name: str, value: str) -> str:
     level = {"warning": "warn", "fatal": "critical", "panic": "critical"}.get(value.lower(), value.lower())
     if level not in LEVELS:
-        raise ConfigError(f"the kernel parameter {name}={value} is malformed", hint=f"levels are {', '.join(LEVELS)}")
+        raise ConfigError(f"the setting {name}={value} is malformed", hint=f"levels are {', '.join(LEVELS)}")
     return level
 
 
@@ -114,4 +166,26 @@ PARSERS: dict[str, Callable[[str, str], object]] = {
     "cdi_timeout": _seconds,
     "visible_cdi_devices": _flag,
     "passfd_listener_port": _number,
+    "unified_cgroup_hierarchy": _flag,
+    "config_file": _text,
+    "policy_file": _text,
+    "cdh_api_timeout": _seconds,
+    "image_pull_timeout": _seconds,
+    "guest_components_rest_api": _choice("all", "attestation", "resource"),
+    "guest_components_procs": _choice("none", "attestation-agent", "confidential-data-hub", "api-server-rest"),
+    "secure_storage_integrity": _flag,
+    "https_proxy": _text,
+    "no_proxy": _text,
+    **{
+        field: _flag if Config._field_defaults[field] is False else _number
+        for field in Config._fields
+        if field.startswith("mem_agent_")
+    },
 }
+ENVIRONMENT = {
+    "KATA_AGENT_SERVER_ADDR": "server_addr",
+    "KATA_AGENT_LOG_LEVEL": "log",
+    "KATA_AGENT_TRACING": "trace",
+    "KATA_AGENT_POLICY_FILE": "policy_file",
+}
+"""Variables that go before everything else. The kernel gives its first process `NAME=value` words as such."""

@@ -125,6 +125,12 @@ class Container:
             raise UnknownProcess(f"process {exec_id!r} not found in container {self.container_id}")
         return found
 
+    @property
+    def spec(self) -> oci.Spec:
+        """What crun was given; empty before the container is created."""
+        with self._lock:
+            return self._spec
+
     def drop_spent(self, exec_id: str) -> None:
         """Forget an exec that nobody can want anything from any more."""
         with self._lock:

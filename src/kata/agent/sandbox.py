@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from kata.agent.config import Config
     from kata.agent.devices.hotplug import Hotplug
+    from kata.agent.policy import Policy
     from kata.agent.storages.table import StorageTable
     from kata.linux.reaper import Reaper
     from kata.log import Logger
@@ -66,6 +67,8 @@ class Sandbox:
         self.oom = OomWatcher()
         self.uevents = Uevents(log=log)
         self.uevents.start()
+        self.policy: Policy | None = None
+        """Which requests are answered; None for all. Replaced as a whole."""
         self.guest_hooks: dict[str, Sequence[str]] = {}
         self._limits = limits
         options = [] if limits.cgroups else ["--cgroup-manager", "disabled"]

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from kata.protocol.transport import Listener
 
     Handler = Callable[[Message, "Call"], Message]
+    Authorize = Callable[[Method, "Call"], None]
 
 MessageT = TypeVar("MessageT", bound="Message")
 
@@ -206,12 +207,20 @@ class Server:
     """Serves `services` (full service name to an object with a method for each RPC, in snake_case).
 
     A handler gets the request and a `Call`, and returns the response. What it raises goes to the caller: an
-    RpcError as it is, anything else as what `to_status` makes of it. A context manager; thread-safe.
+    RpcError as it is, anything else as what `to_status` makes of it. `authorize` is asked before any handler runs,
+    and refuses a call by raising. A context manager; thread-safe.
     """
 
-    def __init__(self, services: Mapping[str, object], to_status: Callable[[BaseException], RpcError]) -> None:
+    def __init__(
+        self,
+        services: Mapping[str, object],
+        to_status: Callable[[BaseException], RpcError],
+        *,
+        authorize: Authorize | None = None,
+    ) -> None:
         self._services = dict(services)
         self._to_status = to_status
+        self._authorize = authorize
         self._handlers: dict[tuple[str, str], tuple[Method, Handler]] = {}
         self.workers = Workers()
         self.deadlines = Deadlines(self._expire)
@@ -284,6 +293,8 @@ class Server:
     def dispatch(self, request: ttrpc_pb2.Request, call: Call) -> bytes:
         """Run the handler of a request; its response's bytes. Raises RpcError, and whatever the handler raises."""
         method, handler = self._find(request.service, request.method)
+        if self._authorize is not None:
+            self._authorize(method, call)
         response = handler(_parse(method.request, request.payload), call)
         if not isinstance(response, method.response):
             raise RpcError(Code.INTERNAL, f"{call.method} gave {type(response).__name__}: a fault of the server")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kata.agent.config import Config, parse_cmdline
+from kata.agent import config_file
+from kata.agent.config import PARSERS, Config, parse_cmdline, with_environment
 from kata.agent.errors import ConfigError
 
 
@@ -24,7 +26,18 @@ from kata.agent.errors import ConfigError
         ("agent.trace=false", {}),
         ("agent.devmode", {"devmode": True}),
         ("agent.container_pipe_size=65536\n", {"container_pipe_size": 65536}),
-        ("agent.unheard_of=7 agent.mem_agent_enable=1", {}),
+        ("agent.unheard_of=7 agent.mem_agent_enable=1", {"unknown": ("agent.unheard_of",), "mem_agent_enable": True}),
+        (
+            "agent.mem_agent_compact_order=3 agent.mem_agent_enable",
+            {"mem_agent_compact_order": 3, "mem_agent_enable": True},
+        ),
+        ("agent.config_file=/etc/agent.toml", {"config_file": "/etc/agent.toml"}),
+        ("agent.https_proxy=http://192.0.2.1:3128", {"https_proxy": "http://192.0.2.1:3128"}),
+        ("agent.guest_components_procs=none", {"guest_components_procs": "none"}),
+        (
+            "agent.cdh_api_timeout=5 agent.secure_storage_integrity=false",
+            {"cdh_api_timeout": 5.0, "secure_storage_integrity": False},
+        ),
         ('dyndbg="file agent.log=debug +p" agent.log_vport=1025', {"log_vport": 1025}),
         ("agent.debug_console_vport=1 xagent.log=debug", {"debug_console_vport": 1}),
     ],
@@ -44,8 +57,80 @@ def test_options(text: str, changed: dict[str, Any]) -> None:
         "agent.log=loud",
         "agent.trace=perhaps",
         "agent.server_addr=",
+        "agent.guest_components_procs=some",
+        "agent.mem_agent_memcg_period_secs=often",
     ],
 )
 def test_a_malformed_value_is_an_error_that_names_it(text: str) -> None:
     with pytest.raises(ConfigError, match=text.partition("=")[0].replace(".", r"\.")):
         parse_cmdline(text)
+
+
+def test_every_option_is_a_setting() -> None:
+    assert set(Config._fields) - set(PARSERS) == {"allowed", "unknown"}
+
+
+def test_the_environment_goes_first() -> None:
+    config = with_environment(Config(log="debug"), {"KATA_AGENT_LOG_LEVEL": "error", "KATA_AGENT_SERVER_ADDR": ""})
+    assert config == Config(log="error")
+    with pytest.raises(ConfigError, match="KATA_AGENT_TRACING"):
+        with_environment(Config(), {"KATA_AGENT_TRACING": "perhaps"})
+
+
+FILE = """
+log_level = "DEBUG"
+dev_mode = true
+tracing = true
+hotplug_timeout = {secs = 2, nanos = 500000000}
+cdh_api_timeout = 7
+log_vport = 1025
+server_addr = "unix:///run/a.sock"
+mem_agent_enable = true
+surprise = [1]
+[endpoints]
+allowed = ["CreateContainerRequest"]
+"""
+
+
+def test_a_file_of_settings(tmp_path: Path) -> None:
+    (tmp_path / "agent.toml").write_text(FILE)
+    assert config_file.load(str(tmp_path / "agent.toml")) == Config(
+        log="debug",
+        devmode=True,
+        trace=True,
+        hotplug_timeout=2.5,
+        cdh_api_timeout=7.0,
+        log_vport=1025,
+        server_addr="unix:///run/a.sock",
+        mem_agent_enable=True,
+        allowed=("CreateContainerRequest",),
+        unknown=("surprise",),
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("log_level = ", "end of document"),
+        ("log_vport = '1'", "log_vport"),
+        ("log_vport = true", "log_vport"),
+        ("log_vport = -1", "log_vport"),
+        ("tracing = 1", "tracing"),
+        ("log_level = 'loud'", "log_level"),
+        ("server_addr = 1", "server_addr"),
+        ("hotplug_timeout = {secs = 'a'}", "hotplug_timeout"),
+        ("hotplug_timeout = {secs = 1, minutes = 2}", "hotplug_timeout"),
+        ("endpoints = 1", "endpoints"),
+        ("endpoints = {allowed = 'x'}", "endpoints"),
+        ("endpoints = {allow = ['x']}", "endpoints"),
+    ],
+)
+def test_a_bad_file_is_an_error_that_names_it(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "agent.toml").write_text(text)
+    with pytest.raises(ConfigError, match=f"agent.toml.*{said}|{said}"):
+        config_file.load(str(tmp_path / "agent.toml"))
+
+
+def test_no_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        config_file.load(str(tmp_path / "missing"))

@@ -17,7 +17,7 @@ from kata.protocol import frame
 from kata.protocol.client import Client, connect_agent
 from kata.protocol.connection import Connection
 from kata.protocol.generated import agent_pb2, health_pb2, ttrpc_pb2
-from kata.protocol.messages import message
+from kata.protocol.messages import Method, message
 from kata.protocol.server import Call, Server, snake_case
 from kata.protocol.status import Code, RpcError
 from kata.protocol.transport import dial, listen
@@ -125,6 +125,31 @@ def test_what_is_not_there(pair: tuple[Client, Server]) -> None:
     with pytest.raises(RpcError) as caught:
         client.call("grpc.AgentService/StartContainer", agent_pb2.StartContainerRequest(), timeout=5)
     assert caught.value.code == Code.UNIMPLEMENTED
+
+
+def test_a_refused_call_never_reaches_its_handler(agent: Agent) -> None:
+    asked = []
+
+    def authorize(method: Method, call: Call) -> None:
+        asked.append((method.name, method.request.DESCRIPTOR.name, call.method))
+        if method.name == "WaitProcess":
+            raise RpcError(Code.PERMISSION_DENIED, "not this one")
+
+    ours, theirs = socket.socketpair()
+    with Server({"grpc.AgentService": agent}, to_status, authorize=authorize) as server:
+        served = (Connection.from_fd(theirs.detach()),)
+        threading.Thread(target=server.serve_connection, args=served, daemon=True).start()
+        with Client(Connection.from_fd(ours.detach())) as client:
+            with pytest.raises(RpcError, match="not this one") as caught:
+                wait(client, 7)
+            assert caught.value.code == Code.PERMISSION_DENIED
+            reply = client.call("grpc.AgentService/ReadStdout", agent_pb2.ReadStreamRequest(len=3), timeout=5.0)
+            assert cast("agent_pb2.ReadStreamResponse", reply).data == bytes(3)
+    assert agent.seen == []
+    assert asked == [
+        ("WaitProcess", "WaitProcessRequest", "grpc.AgentService/WaitProcess"),
+        ("ReadStdout", "ReadStreamRequest", "grpc.AgentService/ReadStdout"),
+    ]
 
 
 def test_a_failing_handler_is_told_by_the_servers_own_mapping(pair: tuple[Client, Server]) -> None:

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 from kata.agent.service.base import to_status
 from kata.agent.service.containers import Containers
+from kata.agent.service.guard import guard
 from kata.agent.service.guest import Guest
 from kata.agent.service.health import Health
 from kata.agent.service.network import Network
+from kata.agent.service.observe import Observe
 from kata.agent.service.processes import Processes
 from kata.agent.service.sandboxes import Sandboxes
 from kata.agent.service.storages import Storages
 
-__all__ = ["AgentService", "Health", "to_status"]
+__all__ = ["AgentService", "Health", "guard", "to_status"]
 
 
-class AgentService(Sandboxes, Containers, Processes, Guest, Network, Storages):
+class AgentService(Sandboxes, Containers, Processes, Guest, Network, Storages, Observe):
     """grpc.AgentService."""

@@ -196,7 +196,7 @@ def _load_filesystem(fstype: str) -> None:
     """Have the kernel know a file system that is a module of its own. Raises Unsupported."""
     if fstype not in _MODULES or fstype in read_text("/proc/filesystems").split():
         return
-    from kata.agent.modules import load_modules  # type: ignore[import-not-found, unused-ignore]
+    from kata.agent.modules import load_modules
 
     load_modules(_MODULES[fstype])
 
