@@ -18,8 +18,8 @@ CreateSandbox DestroySandbox CreateContainer StartContainer RemoveContainer Exec
 WriteStdin ReadStdout ReadStderr CloseStdin TtyWinResize StatsContainer GetGuestDetails ReseedRandomDev
 SetGuestDateTime OnlineCPUMem CopyFile UpdateInterface UpdateRoutes ListInterfaces ListRoutes AddARPNeighbors
 PauseContainer ResumeContainer UpdateContainer GetOOMEvent GetVolumeStats ResizeVolume UpdateEphemeralMounts
-RemoveStaleVirtiofsShareMounts AddSwap AddSwapPath MemHotplugByProbe GetMetrics GetDiagnosticData GetIPTables SetIPTables
-SetPolicy
+RemoveStaleVirtiofsShareMounts AddSwap AddSwapPath MemHotplugByProbe GetMetrics GetDiagnosticData GetIPTables
+SetIPTables SetPolicy
 """
 
 
