@@ -24,6 +24,13 @@ def fetch(output: Path, progress: Progress, *, version: str | None = None, flavo
     return debian.fetch(output, progress, version=version, flavour=flavour)
 
 
+def renew(output: Path, progress: Progress) -> Manifest:
+    """The initrd in `output` made anew; see `kata.kernel.debian.renew`. Raises KernelError."""
+    from kata.kernel import debian
+
+    return debian.renew(output, progress)
+
+
 def build(output: Path, progress: Progress, *, jobs: int | None = None, fragments: Sequence[str] = ()) -> Manifest:
     """A kernel of our own in `output`; see `kata.kernel.compilation.build`. Raises KernelError."""
     from kata.kernel import compilation

@@ -50,7 +50,7 @@ def fetch(output: Path, progress: Progress, *, version: str | None = None, flavo
         busybox, busybox_deb = _download(BUSYBOX, cache, progress)
         for old in set(cache.glob("*.deb")) - {kernel_deb, busybox_deb}:  # 100 MB each, and never used again
             old.unlink(missing_ok=True)
-        inputs = input_hash(kernel, busybox)
+        inputs = initrd.input_hash((kernel, busybox))
         present = current(output)
         if present is not None and present.inputs == inputs:
             progress(f"kernel {present.release} is there already")
@@ -60,19 +60,25 @@ def fetch(output: Path, progress: Progress, *, version: str | None = None, flavo
         return _publish(output, contents, kernel, busybox, _busybox_of(busybox_deb), inputs, progress)
 
 
+def renew(output: Path, progress: Progress) -> Manifest:
+    """Make the initrd in `output` anew, with the very kernel that is there as long as apt has it, else the newest.
+
+    For an initrd that is whole but made by other lists than today's. Raises KernelError.
+    """
+    present = current(output)
+    release = present.release if present is not None else ""
+    flavour: Flavour = "cloud" if release.endswith("-cloud-amd64") else "generic"
+    version = release.removesuffix("-amd64").removesuffix("-cloud")
+    progress("the initrd is older than what it is made from")
+    if version and _lookup(version, flavour) is None:
+        version = ""
+    return fetch(output, progress, version=version or None, flavour=flavour)
+
+
 def current(output: Path) -> Manifest | None:
     """The manifest of the kernel in `output` when kernel and initrd are both whole, else None."""
     found = asset.read_manifest(output / KERNEL)
     return found if found is not None and asset.read_manifest(output / INITRD) is not None else None
-
-
-def input_hash(*used: Package) -> str:
-    """A hash of what the kernel and its initrd are made from: packages and our own first program and lists."""
-    digest = hashlib.sha256(initrd.FIRST_PROGRAM.read_bytes())
-    digest.update(repr((modules.AT_BOOT, modules.ON_DEMAND, modules.DRIVERS)).encode())
-    for package in used:
-        digest.update(f"{package.name} {package.version} {package.sha256}\n".encode())
-    return digest.hexdigest()
 
 
 def find(version: str | None, flavour: Flavour, progress: Progress) -> str:

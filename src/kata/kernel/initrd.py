@@ -6,15 +6,29 @@ the guest image belongs here: the initrd works with any image that has /sbin/ini
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kata.kernel import cpio
-from kata.kernel.modules import DRIVERS, Modules
+from kata.kernel.modules import AT_BOOT, DRIVERS, ON_DEMAND, Modules
+
+if TYPE_CHECKING:
+    from kata.kernel.asset import Package
 
 APPLETS = ("echo", "insmod", "mount", "mv", "reboot", "sh", "sleep", "switch_root")
 FOLDERS = ("bin", "boot-modules", "dev", "modules", "proc", "root", "sys")
 FIRST_PROGRAM = Path(__file__).with_name("initrd.sh")
+
+
+def input_hash(packages: Iterable[Package]) -> str:
+    """A hash of what an initrd is made from: packages (in any order), our first program, our lists of modules."""
+    digest = hashlib.sha256(FIRST_PROGRAM.read_bytes())
+    digest.update(repr((AT_BOOT, ON_DEMAND, DRIVERS)).encode())
+    for package in sorted(packages, key=lambda package: package.name):
+        digest.update(f"{package.name} {package.version} {package.sha256}\n".encode())
+    return digest.hexdigest()
 
 
 def build(busybox: bytes, modules: Modules) -> bytes:

@@ -2,7 +2,8 @@
 
 Called before every sandbox start, so the usual answer ("all is there") costs a few milliseconds: manifests and
 hashes of our own sources, no apt, no other program. An image is stale when the agent's sources or its recipe
-changed since it was built. Newer Debian packages do not make it stale: whoever wants them builds it.
+changed since it was built, an initrd when our lists of modules or its first program did. Newer Debian packages
+do not make them stale: whoever wants them builds or fetches.
 """
 
 from __future__ import annotations
@@ -44,6 +45,10 @@ def ensure_assets(progress: Progress) -> Assets:
         from kata.kernel import fetch
 
         fetch(folder, progress)
+    elif not has_fresh_initrd(folder):
+        from kata.kernel import renew
+
+        renew(folder, progress)
     if not has_image(folder):
         from kata.osbuilder.image import build_image
 
@@ -73,6 +78,16 @@ def has_kernel(folder: Path) -> bool:
     if kernel is None or kernel.options:
         return kernel is not None
     return initrd is not None and initrd.inputs == kernel.inputs
+
+
+def has_fresh_initrd(folder: Path) -> bool:
+    """Whether the initrd of Debian's kernel is as it would be made today; our own kernels have none."""
+    if is_self_contained(folder):
+        return True
+    from kata.kernel.initrd import input_hash as initrd_inputs
+
+    manifest = read_manifest(folder / INITRD)
+    return manifest is not None and manifest.inputs == initrd_inputs(manifest.packages)
 
 
 def has_image(folder: Path) -> bool:

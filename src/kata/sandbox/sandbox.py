@@ -19,12 +19,14 @@ from kata.errors import KataError
 from kata.hypervisor import registry
 from kata.hypervisor.identity import claim_identity
 from kata.hypervisor.machine import Machine, MachineSpec, SharedDirectory
+from kata.oci.convert import lost_fields
 from kata.sandbox import guest
 from kata.sandbox.container import Container
 from kata.sandbox.errors import ConflictError, GuestError, NotFoundError
 
 if TYPE_CHECKING:
     from kata.log import Logger
+    from kata.oci.spec import Spec
     from kata.sandbox.agent_client import AgentClient
     from kata.sandbox.config import ContainerConfig, SandboxConfig
     from kata.storage.virtiofs import VirtiofsShare
@@ -80,12 +82,18 @@ class Sandbox:
             raise ConflictError(f"container {config.id} exists already")
         with self._timed("create"):
             spec, storages = guest.describe(config, machine.disk_address(config.rootfs_serial))
+            self._warn_of_losses(config.id, spec)
             agent.create_container(config.id, spec, storages)
         terminal = bool(spec.get("process", {}).get("terminal"))
         container = Container(agent, config.id, terminal=terminal)
         with self._lock:
             self._containers[config.id] = container
         return container
+
+    def _warn_of_losses(self, container_id: str, spec: Spec) -> None:
+        lost = lost_fields(spec)
+        if lost:
+            self._log.warn("the guest will not see a part of the spec", container=container_id, fields=" ".join(lost))
 
     def container(self, container_id: str) -> Container:
         """The container of that id. Raises NotFoundError."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kata.kernel import asset, debian, packages
+from kata.kernel import asset, debian, initrd, packages
 from kata.kernel.errors import PackageError
 from tests.unit.kernel import crafted
 
@@ -120,6 +120,29 @@ def test_a_second_fetch_writes_nothing(apt: Path) -> None:
     debian.fetch(apt / "out", said.append)
     assert {path: path.stat().st_mtime_ns for path in (apt / "out").iterdir()} == before
     assert any("already" in line for line in said)
+
+
+def test_other_lists_renew_the_initrd_of_the_same_kernel(apt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = debian.fetch(apt / "out", lambda _: None)
+    asked: list[str] = []
+
+    def names(prefix: str) -> list[str]:
+        asked.append(prefix)
+        return [f"linux-image-{crafted.RELEASE}"]
+
+    monkeypatch.setattr(packages, "names", names)
+    monkeypatch.setattr(initrd, "ON_DEMAND", ("one_more",))
+    after = debian.renew(apt / "out", lambda _: None)
+    assert (after.release, after.sha256) == (before.release, before.sha256)
+    assert after.inputs != before.inputs
+    assert set(asked) == {f"linux-image-{crafted.RELEASE.removesuffix('-amd64')}"}
+
+
+def test_a_kernel_that_apt_has_no_more_gives_way_to_the_newest(apt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    debian.fetch(apt / "out", lambda _: None)
+    monkeypatch.setattr(packages, "names", lambda prefix: [])
+    monkeypatch.setattr(initrd, "ON_DEMAND", ("one_more",))
+    assert debian.renew(apt / "out", lambda _: None).release == crafted.RELEASE
 
 
 def test_a_package_without_a_kernel_is_told(tmp_path: Path) -> None:

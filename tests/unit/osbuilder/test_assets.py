@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from kata import kernel
-from kata.kernel import asset
-from kata.kernel.asset import Manifest
+from kata.kernel import asset, initrd
+from kata.kernel.asset import Manifest, Package
 from kata.kernel.errors import AssetError
 from kata.linux import process
 from kata.osbuilder import assets, image
@@ -26,9 +26,11 @@ def put(folder: Path, name: str, **fields: object) -> None:
         asset.publish(work / name, folder / name, manifest)
 
 
-def put_kernel(folder: Path) -> None:
-    put(folder, assets.KERNEL, inputs="k")
-    put(folder, assets.INITRD, inputs="k")
+def put_kernel(folder: Path, inputs: str | None = None) -> None:
+    used = (Package("busybox-static", "1", "a"), Package("linux-image-6.12.9-amd64", "1", "b"))
+    inputs = inputs or initrd.input_hash(used)
+    put(folder, assets.KERNEL, inputs=inputs, packages=used[1:])
+    put(folder, assets.INITRD, inputs=inputs, packages=used)
 
 
 def put_image(folder: Path, recipe: Recipe, inputs: str | None = None) -> None:
@@ -53,11 +55,16 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Made:
         done.append("kernel")
         put_kernel(output)
 
+    def renew(output: Path, progress: Callable[[str], None]) -> None:
+        done.append("initrd")
+        put_kernel(output)
+
     def build(recipe: Recipe, output: Path, progress: Callable[[str], None]) -> None:
         done.append(recipe)
         put_image(output, recipe)
 
     monkeypatch.setattr(kernel, "fetch", fetch)
+    monkeypatch.setattr(kernel, "renew", renew)
     monkeypatch.setattr(image, "build_image", build)
     monkeypatch.setattr(process, "spawn", lambda *_, **__: pytest.fail("no program is to be run"))
     return done
@@ -71,6 +78,20 @@ def test_everything_is_made_once(folder: Path, made: Made) -> None:
     assert first == assets.Assets(
         str(folder / "vmlinuz"), str(folder / "initrd.img"), str(folder / "kata-containers.img")
     )
+
+
+def test_a_stale_initrd_is_made_anew(folder: Path, made: Made) -> None:
+    put_kernel(folder, "of an older list of modules")
+    put_image(folder, Recipe())
+    assets.ensure_assets(lambda _: None)
+    assert made == ["initrd"]
+
+
+def test_a_change_of_the_module_lists_makes_an_initrd_stale(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_kernel(folder)
+    assert assets.has_fresh_initrd(folder)
+    monkeypatch.setattr(initrd, "ON_DEMAND", ("one_more",))
+    assert not assets.has_fresh_initrd(folder)
 
 
 def test_a_stale_image_is_built_by_its_own_recipe(folder: Path, made: Made) -> None:
