@@ -13,7 +13,8 @@ import pytest
 
 from kata.storage.daemon import Daemon
 from kata.storage.errors import DaemonError, VolumeError
-from kata.storage.virtiofs import VirtiofsShare, Volume, start_share
+from kata.storage.virtiofs import VirtiofsShare, own_namespace, start_share
+from tests.helpers.share import Volume, share_volumes
 
 pytestmark = pytest.mark.root
 
@@ -39,10 +40,9 @@ def source(tmp_path: Path) -> Path:
 
 def test_the_export_is_exactly_the_volumes(folder: Path, source: Path) -> None:
     volumes = [Volume(str(source)), Volume(str(source), readonly=False), Volume(str(source / "file"))]
-    with start_share(volumes, str(folder)) as share:
+    with share_volumes(volumes, str(folder)) as share:
         tree = _tree(share)
         assert sorted(os.listdir(tree)) == ["v0", "v1", "v2"]
-        assert [share.name(index) for index in range(3)] == ["v0", "v1", "v2"]
         assert (tree / "v0" / "file").read_text() == (tree / "v2").read_text() == "hello"
         options = _options(share)
         assert {"ro", "nosuid", "nodev"} <= options["v0"]
@@ -52,7 +52,7 @@ def test_the_export_is_exactly_the_volumes(folder: Path, source: Path) -> None:
 
 
 def test_read_only_is_the_hosts_not_the_guests(folder: Path, source: Path) -> None:
-    with start_share([Volume(str(source)), Volume(str(source), readonly=False)], str(folder)) as share:
+    with share_volumes([Volume(str(source)), Volume(str(source), readonly=False)], str(folder)) as share:
         tree = _tree(share)
         for target in (tree / "v0" / "new", tree / "beside"):
             with pytest.raises(OSError, match="Read-only file system"):
@@ -69,7 +69,7 @@ def test_mounts_below_a_read_only_volume_are_read_only_too(folder: Path, source:
     syscalls.mount("t", str(below), "tmpfs")
     try:
         (below / "inner").write_text("x")
-        with start_share([Volume(str(source))], str(folder)) as share:
+        with share_volumes([Volume(str(source))], str(folder)) as share:
             assert (_tree(share) / "v0" / "below" / "inner").read_text() == "x"
             with pytest.raises(OSError, match="Read-only file system"):
                 (_tree(share) / "v0" / "below" / "new").write_text("x")
@@ -80,21 +80,36 @@ def test_mounts_below_a_read_only_volume_are_read_only_too(folder: Path, source:
 def test_a_path_swapped_later_changes_nothing(folder: Path, source: Path, tmp_path: Path) -> None:
     link = tmp_path / "link"
     link.symlink_to(source)
-    with start_share([Volume(str(link))], str(folder)) as share:
+    with share_volumes([Volume(str(link))], str(folder)) as share:
         link.unlink()
         link.symlink_to("/etc")
         assert os.listdir(_tree(share) / "v0") == ["file"]
 
 
+def test_volumes_come_and_go_while_the_daemon_runs(folder: Path, source: Path) -> None:
+    with start_share(str(folder)) as share:
+        tree = _tree(share)
+        assert os.listdir(tree) == []
+        for name in ("box/rootfs", "file"):
+            share.add(name, str(source if "/" in name else source / "file"), readonly=True)
+        assert (tree / "box" / "rootfs" / "file").read_text() == (tree / "file").read_text() == "hello"
+        share.remove("box/rootfs")
+        share.remove("file")
+        share.remove("file")
+        assert os.listdir(tree) == ["box"]
+        assert os.listdir(tree / "box") == []
+    assert (source / "file").read_text() == "hello"
+
+
 def test_the_daemon_inherits_no_way_around_the_export(folder: Path, source: Path) -> None:
-    with start_share([Volume(str(source))], str(folder)) as share:
+    with share_volumes([Volume(str(source))], str(folder)) as share:
         links = [os.readlink(f"/proc/{share.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{share.pid}/fd")]
         assert not [link for link in links if str(source) in link]
         assert len([link for link in links if link.startswith("socket:")]) == 1
 
 
 def test_killing_the_daemon_takes_the_mounts_along(folder: Path, source: Path) -> None:
-    share = start_share([Volume(str(source))], str(folder))
+    share = share_volumes([Volume(str(source))], str(folder))
     namespace = os.stat(f"/proc/{share.pid}/ns/mnt").st_ino
     os.kill(share.pid, signal.SIGKILL)
     pidfd = os.pidfd_open(share.pid)
@@ -109,11 +124,12 @@ def test_killing_the_daemon_takes_the_mounts_along(folder: Path, source: Path) -
 
 
 def test_a_daemon_that_is_connected_to_confines_itself(folder: Path, source: Path) -> None:
-    with start_share([Volume(str(source))], str(folder)) as share, socket.socket(socket.AF_UNIX) as vmm:
+    with share_volumes([Volume(str(source))], str(folder)) as share, socket.socket(socket.AF_UNIX) as vmm:
         vmm.settimeout(10)
         vmm.connect(share.socket_path)
         vmm.sendall(bytes.fromhex("010000000100000000000000"))  # VHOST_USER_GET_FEATURES, no payload
-        assert len(vmm.recv(64)) == 20  # header of 12 bytes and a u64: it serves, so it is set up
+        with vmm.makefile("rb") as stream:
+            assert len(stream.read(20)) == 20  # header of 12 bytes and a u64: it serves, so it is set up
         confined = [pid for pid in _group(share.pid) if _field(pid, "Seccomp") == "2"]
         assert confined
         assert all(os.listdir(f"/proc/{pid}/root") == ["v0"] for pid in confined)
@@ -124,12 +140,12 @@ def test_a_daemon_that_is_connected_to_confines_itself(folder: Path, source: Pat
 )
 def test_what_cannot_be_shared(folder: Path, path: str, message: str) -> None:
     with pytest.raises(VolumeError, match=message):
-        start_share([Volume("/"), Volume(path)], str(folder))
+        share_volumes([Volume("/"), Volume(path)], str(folder))
 
 
 def test_a_daemon_that_cannot_run(folder: Path, source: Path) -> None:
     with pytest.raises(DaemonError, match="No such file"):
-        start_share([Volume(str(source))], str(folder), daemon=Daemon("/nonexistent/virtiofsd", "c"))
+        start_share(str(folder), daemon=Daemon("/nonexistent/virtiofsd", "c"))
 
 
 def test_the_owners_death_ends_the_daemon(folder: Path, source: Path) -> None:
@@ -137,23 +153,35 @@ def test_the_owners_death_ends_the_daemon(folder: Path, source: Path) -> None:
     owner = os.fork()
     if owner == 0:
         try:
-            os.write(write_end, str(start_share([Volume(str(source))], str(folder)).pid).encode())
+            own_namespace()
+            os.write(write_end, str(share_volumes([Volume(str(source))], str(folder)).pid).encode())
             signal.pause()
         finally:
             os._exit(1)
-    pidfd = -1
+    pidfd, daemon = -1, 0
     try:
-        pidfd = os.pidfd_open(int(os.read(read_end, 32)))
+        daemon = int(os.read(read_end, 32))
+        pidfd = os.pidfd_open(daemon)
         os.kill(owner, signal.SIGKILL)
         os.waitpid(owner, 0)
         poll = select.poll()
         poll.register(pidfd, select.POLLIN)
         assert poll.poll(5000), "virtiofsd outlived its owner"
+        _reap_group(daemon)
     finally:
         for fd in (read_end, write_end, pidfd):
             os.close(fd)
         (folder / "virtiofsd.sock").unlink()
         (folder / "shared").rmdir()
+
+
+def _reap_group(leader: int) -> None:
+    """Orphans come to the process that runs the tests."""
+    try:
+        while os.waitpid(-leader, 0):
+            pass
+    except ChildProcessError:
+        pass
 
 
 def _tree(share: VirtiofsShare) -> Path:
@@ -199,14 +227,17 @@ def _namespaces() -> set[int]:
 
 
 def _children() -> set[int]:
-    """Our child processes, zombies too. (Another test of this run may own one that stays, so they are compared.)"""
+    """Our child processes, zombies too. (Another test of this run may own one that stays, so they are compared.)
+
+    Those that we started lead a process group; what they left behind, and came to us as an orphan, does not.
+    """
     found = set()
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                parent = (entry / "stat").read_text().rpartition(")")[2].split()[1]
+                _, parent, group = (entry / "stat").read_text().rpartition(")")[2].split()[:3]
             except OSError:
                 continue
-            if int(parent) == os.getpid():
+            if int(parent) == os.getpid() and group == entry.name:
                 found.add(int(entry.name))
     return found

@@ -100,7 +100,7 @@ def test_the_changelog_knows_this_version() -> None:
 
 def test_generated_files_say_so() -> None:
     generated = ROOT / "src/kata/protocol/generated"
-    fail([path.name for path in generated.glob("*_pb2.py*") if "do not edit" not in path.read_text()[:400].lower()])
+    fail([path.name for path in generated.rglob("*_pb2.py*") if "do not edit" not in path.read_text()[:400].lower()])
 
 
 def test_every_room_has_tests() -> None:

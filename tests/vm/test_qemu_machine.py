@@ -210,14 +210,17 @@ def _free_port(first: int = 0, last: int = 0) -> int:
 
 
 def _children() -> set[int]:
-    """Our child processes, zombies too. (Another test of this run may own one that stays, so they are compared.)"""
+    """Our child processes, zombies too. (Another test of this run may own one that stays, so they are compared.)
+
+    Those that we started lead a process group; what they left behind, and came to us as an orphan, does not.
+    """
     found = set()
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                parent = (entry / "stat").read_text().rpartition(")")[2].split()[1]
+                _, parent, group = (entry / "stat").read_text().rpartition(")")[2].split()[:3]
             except OSError:
                 continue
-            if int(parent) == os.getpid():
+            if int(parent) == os.getpid() and group == entry.name:
                 found.add(int(entry.name))
     return found

@@ -12,7 +12,7 @@ import pytest
 from kata import paths
 from kata.hypervisor.machine import MachineSpec, SharedDirectory
 from kata.hypervisor.qemu.machine import QemuMachine
-from kata.storage.virtiofs import Volume, start_share
+from tests.helpers.share import Volume, share_volumes
 
 pytestmark = [pytest.mark.vm, pytest.mark.root]
 
@@ -43,7 +43,7 @@ def test_a_guest_sees_the_volumes_and_no_more(tmp_path: Path) -> None:
     volumes = [Volume(str(source)), Volume(str(source), readonly=False), Volume(str(source / "single"))]
     with (
         tempfile.TemporaryDirectory(prefix="kata-test-") as readable,
-        start_share(volumes, str(directory)) as share,
+        share_volumes(volumes, str(directory)) as share,
     ):
         os.chmod(readable, 0o755)  # QEMU opens the initrd by itself, as its own user
         spec = MachineSpec(

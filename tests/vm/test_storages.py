@@ -24,7 +24,7 @@ from kata.protocol.client import Client, connect_agent
 from kata.protocol.generated import agent_pb2, csi_pb2
 from kata.protocol.status import Code, RpcError
 from kata.protocol.transport import dial
-from kata.storage.virtiofs import Volume, start_share
+from tests.helpers.share import Volume, share_volumes
 from tests.kernel.test_agent import create_request, make_process, make_rootfs
 from tests.unit.agent.test_mirror import Volume as ConfigMap
 
@@ -121,7 +121,7 @@ def guest(tmp_path_factory: pytest.TempPathFactory, busybox: str) -> Iterator[Gu
         stack.callback(config_map.mirror.close)
         config_map.publish(key="first")
         volumes = [Volume(str(rootfs), readonly=False), Volume(str(config_map.source))]
-        share = stack.enter_context(start_share(volumes, str(folder / "vm")))
+        share = stack.enter_context(share_volumes(volumes, str(folder / "vm")))
         spec = MachineSpec(
             sandbox_id="storages",
             directory=str(folder / "vm"),

@@ -20,10 +20,10 @@ import msgspec
 
 from kata.ctl import output, values
 from kata.ctl.errors import UsageError
+from kata.ctl.values import Volume
 from kata.hypervisor.machine import Accelerator, Disk, MachineType, PublishedPort
 from kata.sandbox import spec
-from kata.sandbox.config import ContainerConfig, GuestAssets, SandboxConfig, Volume
-from kata.sandbox.guest import volume_source
+from kata.sandbox.config import ContainerConfig, DiskRootfs, GuestAssets, SandboxConfig
 from kata.sandbox.reconcile import reconcile
 from kata.sandbox.store import Record, Store
 
@@ -131,7 +131,7 @@ def describe(options: RunOptions, rootfs: Rootfs, assets: GuestAssets, image_nam
         network=options.network,
         ports=options.ports,
         disks=(disk,),
-        volumes=options.volumes,
+        share=bool(options.volumes),
         boot_timeout=options.boot_timeout,
     )
     return Record(
@@ -142,7 +142,8 @@ def describe(options: RunOptions, rootfs: Rootfs, assets: GuestAssets, image_nam
         container=ContainerConfig(
             id=sandbox_id,
             spec=cast("dict[str, object]", spec.container(container)),
-            rootfs_serial=disk.serial,
+            rootfs=DiskRootfs(disk.serial),
+            resolv_conf=options.network != "none",
             stop_signal=stop_signal(rootfs.config.stop_signal),
         ),
         auto_remove=options.auto_remove,
@@ -167,13 +168,12 @@ def container_options(options: RunOptions, rootfs: Rootfs, sandbox_id: str) -> s
         process=process,
         hostname=options.hostname or sandbox_id[:12],
         readonly=options.readonly,
-        mounts=tuple((volume_source(i), v.destination, v.readonly) for i, v in enumerate(options.volumes)),
+        mounts=tuple((volume.source, volume.destination, volume.readonly) for volume in options.volumes),
         volumes=tuple(
             spec.ImageVolume(folder.path, folder.uid, folder.gid, folder.mode)
             for folder in rootfs.volumes
             if folder.path not in covered
         ),
-        resolv_conf=options.network != "none",
         cpu_quota=quota,
         memory_bytes=options.memory_mib * 1024 * 1024,
     )

@@ -10,10 +10,11 @@ import math
 import os
 import re
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from kata.ctl.errors import UsageError
 from kata.hypervisor.machine import PublishedPort
-from kata.sandbox.config import MINIMUM_MEMORY_MIB, Volume
+from kata.sandbox.config import MINIMUM_MEMORY_MIB
 
 NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{1,63}")
 HOSTNAME = re.compile(r"(?!-)[a-zA-Z0-9-]{1,63}(?<!-)(\.(?!-)[a-zA-Z0-9-]{1,63}(?<!-))*")
@@ -75,6 +76,14 @@ def environment(entries: list[str], ours: Mapping[str, str]) -> tuple[str, ...]:
         elif key in ours:
             result.append(f"{key}={ours[key]}")
     return tuple(result)
+
+
+class Volume(NamedTuple):
+    """A directory or file of the host that the container sees at `destination`."""
+
+    source: str
+    destination: str
+    readonly: bool = False
 
 
 def volume(text: str) -> Volume:

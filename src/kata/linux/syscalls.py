@@ -92,11 +92,15 @@ SYS_FINIT_MODULE = 313
 SYS_OPEN_TREE = 428
 SYS_MOVE_MOUNT = 429
 SYS_OPENAT2 = 437
+SYS_MOUNT_SETATTR = 442
 
 # linux/mount.h, for open_tree(2) and move_mount(2)
 OPEN_TREE_CLONE = 0x1
 AT_RECURSIVE = 0x8000
 MOVE_MOUNT_F_EMPTY_PATH = 0x4
+MOUNT_ATTR_RDONLY = 0x1
+MOUNT_ATTR_NOSUID = 0x2
+MOUNT_ATTR_NODEV = 0x4
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mount.argtypes = (
@@ -122,6 +126,17 @@ class _OpenHow(ctypes.Structure):
     """The kernel's struct open_how."""
 
     _fields_ = [("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64)]
+
+
+class _MountAttr(ctypes.Structure):
+    """The kernel's struct mount_attr."""
+
+    _fields_ = [
+        ("attr_set", ctypes.c_uint64),
+        ("attr_clr", ctypes.c_uint64),
+        ("propagation", ctypes.c_uint64),
+        ("userns_fd", ctypes.c_uint64),
+    ]
 
 
 class _Timeval(ctypes.Structure):
@@ -231,6 +246,20 @@ def move_mount(fd: int, target: str) -> None:
         ctypes.c_uint(MOVE_MOUNT_F_EMPTY_PATH),
     )
     _check(result, "move_mount", target)
+
+
+def mount_setattr(fd: int, flags: int) -> None:
+    """mount_setattr(2): set MOUNT_ATTR_ `flags` on the detached mounts of `fd`, those below included."""
+    attributes = _MountAttr(flags)
+    result = _libc.syscall(
+        ctypes.c_long(SYS_MOUNT_SETATTR),
+        ctypes.c_int(fd),
+        ctypes.c_char_p(b""),
+        ctypes.c_uint(AT_EMPTY_PATH | AT_RECURSIVE),
+        ctypes.byref(attributes),
+        ctypes.c_size_t(ctypes.sizeof(attributes)),
+    )
+    _check(result, "mount_setattr")
 
 
 def settimeofday(seconds: int, microseconds: int) -> None:

@@ -28,6 +28,9 @@ DEBUG_SEED = ("busybox-static",)
 AGENT_ROOT = "usr/lib/kata-agent"
 AGENT_FILES = ("__init__.py", "errors.py", "log.py", "version.py")
 AGENT_ROOMS = ("agent", "protocol", "oci", "linux")
+NOT_NEEDED = (".pyi", ".typed", ".proto")
+HOST_ONLY = "protocol/generated/host/"
+"""Messages that only container managers speak."""
 
 LAZY_MODULES = ("encodings.ascii", "encodings.latin_1", "encodings.utf_8", "warnings")
 """What the interpreter itself imports when it is first needed; no source says so."""
@@ -70,8 +73,10 @@ def agent_sources(source: Path) -> Iterator[tuple[str, Path]]:
         yield name, source / name
     for room in AGENT_ROOMS:
         for path in sorted((source / room).rglob("*")):
-            if path.is_file() and "__pycache__" not in path.parts and path.suffix not in (".pyi", ".typed", ".proto"):
-                yield path.relative_to(source).as_posix(), path
+            name = path.relative_to(source).as_posix()
+            wanted = path.suffix not in NOT_NEEDED and "__pycache__" not in path.parts
+            if wanted and path.is_file() and not name.startswith(HOST_ONLY):
+                yield name, path
 
 
 def protobuf_root() -> Path:

@@ -104,18 +104,21 @@ class Library:
             self.message(found.output_type.full_name),
         )
 
+    def extend(self, path: str) -> None:
+        """Add the files of another descriptor set; those that are known already stay. Errors as of `load`."""
+        with open(path, "rb") as file:
+            for serialized in _split(file.read()):
+                self.pool.AddSerializedFile(serialized)
+
 
 def load(path: str = DESCRIPTOR_SET, *, public: bool = False) -> Library:
     """Read a descriptor set made by `protoc --include_imports`. `public` forgoes the private module.
 
     Raises OSError where it cannot be read, ValueError where it is not a descriptor set.
     """
-    with open(path, "rb") as file:
-        data = file.read()
-    pool, make = _public_factory() if public else _factory()
-    for serialized in _split(data):
-        pool.AddSerializedFile(serialized)
-    return Library(pool, make)
+    library = Library(*(_public_factory() if public else _factory()))
+    library.extend(path)
+    return library
 
 
 def skip_helpers() -> None:
@@ -194,6 +197,7 @@ _library: Library = load()
 message = _library.message
 method = _library.method
 find = _library.find
+extend = _library.extend
 
 
 def service(name: str) -> ServiceDescriptor:

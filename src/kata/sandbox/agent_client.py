@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
-    from kata.oci.spec import Process, Spec
+    from kata.oci.spec import LinuxResources, Process, Spec
 
 AGENT = "grpc.AgentService"
 DEFAULT_TIMEOUT = 60.0
@@ -73,12 +73,15 @@ class AgentClient:
         except GuestError:
             pass
 
-    def create_container(self, container_id: str, spec: Spec, storages: Sequence[agent_pb2.Storage]) -> None:
+    def create_container(
+        self, container_id: str, spec: Spec, storages: Sequence[agent_pb2.Storage], *, sandbox_pids: bool = False
+    ) -> None:
         """Create the container; its process waits for `start_container`."""
         request = agent_pb2.CreateContainerRequest(
             container_id=container_id,
             exec_id=container_id,
             storages=storages,
+            sandbox_pidns=sandbox_pids,
             OCI=convert.spec_to_proto(spec),
         )
         self._run_command("CreateContainer", request, spec.get("process", {}))
@@ -137,6 +140,24 @@ class AgentClient:
         """Tell a process's terminal its new size."""
         request = agent_pb2.TtyWinResizeRequest(container_id=container_id, exec_id=exec_id, row=rows, column=columns)
         self._call("TtyWinResize", request)
+
+    def pause_container(self, container_id: str) -> None:
+        """Freeze every process of the container."""
+        self._call("PauseContainer", agent_pb2.PauseContainerRequest(container_id=container_id))
+
+    def resume_container(self, container_id: str) -> None:
+        """Let a frozen container go on."""
+        self._call("ResumeContainer", agent_pb2.ResumeContainerRequest(container_id=container_id))
+
+    def update_container(self, container_id: str, resources: LinuxResources) -> None:
+        """Give the container other limits."""
+        message = convert.resources_to_proto(resources)
+        self._call("UpdateContainer", agent_pb2.UpdateContainerRequest(container_id=container_id, resources=message))
+
+    def oom_event(self) -> str:
+        """Block until some container runs out of memory: its id."""
+        response = self._call("GetOOMEvent", agent_pb2.GetOOMEventRequest(), timeout=None)
+        return cast(agent_pb2.OOMEvent, response).container_id
 
     def stats(self, container_id: str) -> agent_pb2.StatsContainerResponse:
         """What the container uses, as the guest counts it."""

@@ -27,16 +27,12 @@ class GuestAssets(msgspec.Struct, frozen=True):
     image: str | None
 
 
-class Volume(msgspec.Struct, frozen=True):
-    """A directory or file of the host that the container sees at `destination`."""
-
-    source: str
-    destination: str
-    readonly: bool = False
-
-
 class SandboxConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """One VM. `memory_mib` is in MiB, `boot_timeout` in seconds; `dns` goes into the guest's resolv.conf."""
+    """One VM. `memory_mib` is in MiB, `boot_timeout` in seconds; `dns` goes into the guest's resolv.conf.
+
+    `share`: the guest sees directories of the host (virtio-fs), which its containers' volumes and shared root file
+    systems need. `shm_bytes`: the size of a /dev/shm that its containers share, 0 for none.
+    """
 
     id: str
     hostname: str
@@ -50,19 +46,33 @@ class SandboxConfig(msgspec.Struct, frozen=True, kw_only=True):
     ports: tuple[PublishedPort, ...] = ()
     dns: tuple[str, ...] = ()
     disks: tuple[Disk, ...] = ()
-    volumes: tuple[Volume, ...] = ()
+    share: bool = False
+    shm_bytes: int = 0
     kernel_params: tuple[str, ...] = ()
     boot_timeout: float = DEFAULT_BOOT_TIMEOUT
 
 
-class ContainerConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """One container. `spec` is its OCI spec as config.json has it, with host paths nowhere in it.
+class DiskRootfs(msgspec.Struct, frozen=True, tag="disk"):
+    """The disk of the sandbox with this serial (erofs). What the container writes is in the guest's memory."""
 
-    `rootfs_serial` names the disk of the sandbox that holds its root filesystem (erofs). A writable root is an
-    overlay whose upper layer is in the guest's memory.
+    serial: str
+
+
+class SharedRootfs(msgspec.Struct, frozen=True, tag="share"):
+    """A directory of the host, which the container reads and writes through the share."""
+
+    path: str
+
+
+class ContainerConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """One container. `spec` is its OCI spec as config.json has it, with the host's paths.
+
+    `resolv_conf`: it gets the resolv.conf that its guest was given. `annotations` are added to the spec's own.
     """
 
     id: str
     spec: dict[str, object]
-    rootfs_serial: str
+    rootfs: DiskRootfs | SharedRootfs
     stop_signal: int = 15
+    resolv_conf: bool = False
+    annotations: dict[str, str] = {}

@@ -7,17 +7,21 @@ The guest's paths are upstream's (protocol facts, section 6). Addresses of the u
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from kata.hypervisor.machine import UserNetwork
 from kata.protocol.generated import agent_pb2, types_pb2
+from kata.protocol.generated.agent_pb2 import Storage
+from kata.sandbox.config import SharedRootfs
+from kata.sandbox.volumes import SANDBOX_SHM, SHARE_MOUNT
 
 if TYPE_CHECKING:
-    from kata.oci.spec import Spec
+    from collections.abc import Callable
+
+    from kata.oci.spec import Mount
     from kata.sandbox.agent_client import AgentClient
     from kata.sandbox.config import ContainerConfig, SandboxConfig
 
-SHARE_MOUNT = "/run/kata-containers/shared/containers"
 LAYERS = "/run/kata-containers/sandbox/layers"
 ROOTFS = "/run/kata-containers/sandbox/rootfs"
 
@@ -39,11 +43,6 @@ def mac_address(sandbox_id: str) -> str:
     return ":".join(f"{byte:02x}" for byte in (0x02, *digest[:5]))
 
 
-def volume_source(index: int) -> str:
-    """Where the sandbox's volume number `index` is in the guest."""
-    return f"{SHARE_MOUNT}/v{index}"
-
-
 def prepare(agent: AgentClient, config: SandboxConfig) -> None:
     """Network first, then the sandbox, so that nothing in it starts without one."""
     if config.network == "user":
@@ -51,39 +50,47 @@ def prepare(agent: AgentClient, config: SandboxConfig) -> None:
         agent.update_routes(_routes())
     servers = config.dns or ((USER_DNS,) if config.network == "user" else ())
     lines = [f"nameserver {server}" for server in servers]
-    agent.create_sandbox(config.id, config.hostname, lines, _shared_storages(config))
+    agent.create_sandbox(config.id, config.hostname, lines, _storages(config))
 
 
-def describe(config: ContainerConfig, disk: tuple[str, str]) -> tuple[Spec, list[agent_pb2.Storage]]:
-    """The container's spec with its guest paths, and the storages that make its root filesystem.
+def rootfs(config: ContainerConfig, disk_address: Callable[[str], tuple[str, str]]) -> tuple[str, list[Storage]]:
+    """Where the guest has the container's root file system, and the storages that make it.
 
-    The disk (erofs) is mounted read-only, with an overlay over it in the guest's memory. A read-only root has one
-    too: the places to mount on are made in it before the runtime closes it.
+    A disk (erofs) is mounted read-only, with an overlay over it in the guest's memory. A read-only root has one too:
+    the places to mount on are made in it before the runtime closes it.
     """
-    driver, source = disk
-    layer, rootfs = f"{LAYERS}/{config.id}", f"{ROOTFS}/{config.id}"
-    spec = cast("Spec", dict(config.spec))
-    root = dict(cast("dict[str, object]", config.spec.get("root", {})))
-    spec["root"] = {"path": rootfs, "readonly": bool(root.get("readonly"))}
+    if isinstance(config.rootfs, SharedRootfs):
+        return f"{SHARE_MOUNT}/{rootfs_name(config.id)}", []
+    driver, source = disk_address(config.rootfs.serial)
+    layer, place = f"{LAYERS}/{config.id}", f"{ROOTFS}/{config.id}"
     options = [f"lowerdir={layer}", "io.katacontainers.fs-opt.overlay-rw"]
-    return spec, [
+    return place, [
         agent_pb2.Storage(driver=driver, source=source, fstype="erofs", options=["ro"], mount_point=layer),
-        agent_pb2.Storage(driver="overlayfs", source="overlay", fstype="overlay", options=options, mount_point=rootfs),
+        agent_pb2.Storage(driver="overlayfs", source="overlay", fstype="overlay", options=options, mount_point=place),
     ]
 
 
-def _shared_storages(config: SandboxConfig) -> list[agent_pb2.Storage]:
-    if not config.volumes:
-        return []
-    return [
-        agent_pb2.Storage(
-            driver="virtio-fs",
-            source="kataShared",
-            fstype="virtiofs",
-            options=["nodev"],
-            mount_point=SHARE_MOUNT,
-        )
-    ]
+def rootfs_name(container_id: str) -> str:
+    """The name of a container's root file system in the share."""
+    return f"{container_id}/rootfs"
+
+
+def resolv_conf() -> Mount:
+    """The guest's own resolv.conf, which CreateSandbox wrote, in a container."""
+    return {"destination": "/etc/resolv.conf", "type": "bind", "source": "/etc/resolv.conf", "options": ["bind", "ro"]}
+
+
+def _storages(config: SandboxConfig) -> list[Storage]:
+    storages = []
+    if config.share:
+        share = Storage(driver="virtio-fs", source="kataShared", fstype="virtiofs", mount_point=SHARE_MOUNT)
+        share.options.append("nodev")
+        storages.append(share)
+    if config.shm_bytes:
+        shm = Storage(driver="ephemeral", source="shm", fstype="tmpfs", mount_point=SANDBOX_SHM)
+        shm.options.extend(["noexec", "nosuid", "nodev", "mode=1777", f"size={config.shm_bytes}"])
+        storages.append(shm)
+    return storages
 
 
 def _interface(config: SandboxConfig) -> agent_pb2.UpdateInterfaceRequest:

@@ -9,15 +9,16 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING
 
 from kata.sandbox.errors import ConflictError, SandboxError
-from kata.sandbox.stdio import READ_SIZE, FifoSink, InputPump, OutputPump, Sink, StdioPaths
+from kata.sandbox.stdio import READ_SIZE, InputPump, OutputPump, Sink, Streams
 
 if TYPE_CHECKING:
+    from kata.oci.spec import Process as ProcessSpec
     from kata.sandbox.agent_client import AgentClient
 
 LOST_EXIT_CODE = 137
@@ -36,11 +37,23 @@ class ProcessState(Enum):
 
 
 class Process:
-    """One process in the guest, with its stdio. `exec_id` is the container's id for the init process."""
+    """One process in the guest, with its stdio. `exec_id` is the container's id for the init process.
 
-    def __init__(self, agent: AgentClient, container_id: str, exec_id: str, *, terminal: bool) -> None:
+    `spec` is what an added process will run; the init process's is in its container's specification.
+    """
+
+    def __init__(
+        self,
+        agent: AgentClient,
+        container_id: str,
+        exec_id: str,
+        *,
+        terminal: bool,
+        spec: ProcessSpec | None = None,
+    ) -> None:
         self.container_id = container_id
         self.exec_id = exec_id
+        self.spec = spec
         self.terminal = terminal
         self.state = ProcessState.CREATED
         self.exit_code: int | None = None
@@ -52,19 +65,16 @@ class Process:
         self._sinks: tuple[Sink, ...] = ()
         self._input: InputPump | None = None
 
-    def connect(self, stdio: StdioPaths, sinks: Sequence[Sink] = ()) -> None:
-        """Prepare the copying of input and output; `sinks` get all output and are closed at the end.
-
-        Call once, before `begin`. A client whose FIFO cannot be opened any more has gone; the process runs on.
-        """
-        self._sinks = tuple(sinks)
-        self._outputs = [OutputPump("stdout", partial(self._read, stderr=False), _fifo_sink(stdio.stdout), sinks)]
+    def connect(self, streams: Streams) -> None:
+        """Prepare the copying of input and output. Call once, before `begin`. Raises OSError for a bad FIFO."""
+        shared = self._sinks = streams.shared
+        self._outputs = [OutputPump("stdout", partial(self._read, stderr=False), streams.stdout, shared)]
         if not self.terminal:
-            self._outputs.append(
-                OutputPump("stderr", partial(self._read, stderr=True), _fifo_sink(stdio.stderr), sinks)
-            )
-        if stdio.stdin:
-            self._input = InputPump(stdio.stdin, self._write_stdin, self._close_stdin)
+            self._outputs.append(OutputPump("stderr", partial(self._read, stderr=True), streams.stderr, shared))
+        elif streams.stderr is not None:
+            streams.stderr.close()  # a terminal has one output
+        if streams.stdin:
+            self._input = InputPump(streams.stdin, self._write_stdin, self._close_stdin)
 
     def begin(self, on_exit: Callable[[Process], None]) -> None:
         """The process runs: copy its stdio, await its end, then call `on_exit` (on a thread of its own)."""
@@ -80,6 +90,16 @@ class Process:
             with contextlib.suppress(SandboxError):  # a process that ended already has no input to close
                 self._close_stdin()
         threading.Thread(target=self._await_exit, args=(on_exit,), name="kata-wait", daemon=True).start()
+
+    def disconnect(self) -> None:
+        """Give back what `connect` took; for a process that could not be started."""
+        for output in self._outputs:
+            output.close()
+        if self._input is not None:
+            self._input.close()
+        for sink in self._sinks:
+            sink.close()
+        self._outputs, self._input, self._sinks = [], None, ()
 
     def wait(self, timeout: float | None = None) -> int | None:
         """Exit code once the process ended, or None when it has not within `timeout` seconds."""
@@ -132,12 +152,3 @@ class Process:
             self.state = ProcessState.STOPPED
             self._changed.notify_all()
         on_exit(self)
-
-
-def _fifo_sink(path: str) -> FifoSink | None:
-    if not path:
-        return None
-    try:
-        return FifoSink(path)
-    except OSError:
-        return None

@@ -22,11 +22,11 @@ from kata.hypervisor.machine import Machine, MachineSpec, SharedDirectory
 from kata.oci.convert import lost_fields
 from kata.sandbox import guest
 from kata.sandbox.container import Container
+from kata.sandbox.containerplan import ContainerPlan, plan_container
 from kata.sandbox.errors import ConflictError, GuestError, NotFoundError
 
 if TYPE_CHECKING:
     from kata.log import Logger
-    from kata.oci.spec import Spec
     from kata.sandbox.agent_client import AgentClient
     from kata.sandbox.config import ContainerConfig, SandboxConfig
     from kata.storage.virtiofs import VirtiofsShare
@@ -55,6 +55,7 @@ class Sandbox:
         self._lock = threading.Lock()
         self._undo = contextlib.ExitStack()
         self._containers: dict[str, Container] = {}
+        self._releases: dict[str, contextlib.ExitStack] = {}
         self._machine: Machine | None = None
         self._agent: AgentClient | None = None
         self._share: VirtiofsShare | None = None
@@ -76,24 +77,49 @@ class Sandbox:
         self.state = SandboxState.RUNNING
 
     def create_container(self, config: ContainerConfig) -> Container:
-        """Create a container on one of the sandbox's disks; it waits for its start."""
+        """Create a container, which then waits for its start; after a failure nothing of it is left."""
         agent, machine = self._running()
         if config.id in self._containers:
             raise ConflictError(f"container {config.id} exists already")
-        with self._timed("create"):
-            spec, storages = guest.describe(config, machine.disk_address(config.rootfs_serial))
-            self._warn_of_losses(config.id, spec)
-            agent.create_container(config.id, spec, storages)
-        terminal = bool(spec.get("process", {}).get("terminal"))
-        container = Container(agent, config.id, terminal=terminal)
-        with self._lock:
-            self._containers[config.id] = container
+        with self._timed("create"), contextlib.ExitStack() as undo:
+            plan = plan_container(config, machine.disk_address, shm=self.config.shm_bytes > 0)
+            self._warn_of_losses(config.id, plan)
+            for share in plan.shares:
+                self._shared().add(share.name, share.path, readonly=share.readonly)
+                undo.callback(self._shared().remove, share.name)
+            agent.create_container(config.id, plan.spec, plan.storages, sandbox_pids=plan.sandbox_pids)
+            container = Container(agent, config.id, terminal=bool(plan.spec.get("process", {}).get("terminal")))
+            with self._lock:
+                self._containers[config.id] = container
+                self._releases[config.id] = undo.pop_all()
         return container
 
-    def _warn_of_losses(self, container_id: str, spec: Spec) -> None:
-        lost = lost_fields(spec)
+    def remove_container(self, container_id: str) -> None:
+        """Take a container down: in the guest, then what of the host it was given. Idempotent.
+
+        Raises GuestError or ContainerError when the guest does not; the host's part is then done all the same.
+        """
+        with self._lock:
+            container = self._containers.pop(container_id, None)
+            release = self._releases.pop(container_id, None)
+        try:
+            if container is not None and self.state is SandboxState.RUNNING:
+                container.remove()
+        finally:
+            if release is not None:
+                release.close()
+
+    def _warn_of_losses(self, container_id: str, plan: ContainerPlan) -> None:
+        lost = lost_fields(plan.spec)
         if lost:
             self._log.warn("the guest will not see a part of the spec", container=container_id, fields=" ".join(lost))
+        for warning in plan.warnings:
+            self._log.warn(warning, container=container_id)
+
+    def _shared(self) -> VirtiofsShare:
+        if self._share is None:
+            raise ConflictError("this sandbox shares no directories of the host with its guest")
+        return self._share
 
     def container(self, container_id: str) -> Container:
         """The container of that id. Raises NotFoundError."""
@@ -102,6 +128,12 @@ class Sandbox:
         if found is None:
             raise NotFoundError(f"there is no container {container_id}")
         return found
+
+    @property
+    def containers(self) -> list[Container]:
+        """Those that were created and not removed."""
+        with self._lock:
+            return list(self._containers.values())
 
     @property
     def agent(self) -> AgentClient:
@@ -132,12 +164,11 @@ class Sandbox:
         return agent, machine
 
     def _start_share(self) -> tuple[SharedDirectory, ...]:
-        if not self.config.volumes:
+        if not self.config.share:
             return ()
-        from kata.storage.virtiofs import Volume, start_share
+        from kata.storage.virtiofs import start_share
 
-        volumes = [Volume(volume.source, volume.readonly) for volume in self.config.volumes]
-        self._share = start_share(volumes, self._vm_directory())
+        self._share = start_share(self._vm_directory())
         self._undo.callback(self._share.close)
         return (SharedDirectory(self._share.tag, self._share.socket_path),)
 

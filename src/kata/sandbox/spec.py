@@ -92,7 +92,7 @@ class ImageVolume(msgspec.Struct, frozen=True):
 
 
 class ContainerOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """One container beside its process. `mounts` are (guest source, destination, read-only)."""
+    """One container beside its process. `mounts` are (source, destination, read-only)."""
 
     id: str
     process: ProcessOptions
@@ -100,7 +100,6 @@ class ContainerOptions(msgspec.Struct, frozen=True, kw_only=True):
     readonly: bool = False
     mounts: tuple[tuple[str, str, bool], ...] = ()
     volumes: tuple[ImageVolume, ...] = ()
-    resolv_conf: bool = True
     cpu_quota: float | None = None
     memory_bytes: int | None = None
     annotations: dict[str, str] = {}
@@ -205,9 +204,6 @@ def _base_mounts() -> list[Mount]:
 
 def _asked_mounts(options: ContainerOptions) -> list[Mount]:
     mounts = [_volume(volume) for volume in options.volumes]
-    if options.resolv_conf:
-        # The guest's own resolv.conf, which CreateSandbox wrote from the DNS servers it was given.
-        mounts.append(_mount("/etc/resolv.conf", "bind", "/etc/resolv.conf", "bind", "ro"))
     for source, destination, readonly in options.mounts:
         mounts.append(_mount(destination, "bind", source, "rbind", "ro" if readonly else "rw"))
     # As Docker does: what lies deeper comes later, so that no mount hides another.

@@ -14,7 +14,7 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import msgspec
 
@@ -46,6 +46,33 @@ class Sink(Protocol):
 
     def close(self) -> None:
         """No more output. Never raises."""
+
+
+class Streams(NamedTuple):
+    """What a process's standard streams are connected to.
+
+    `stdin` is a FIFO to read, empty for no input. `stdout` and `stderr` belong to the process from then on; `shared`
+    sinks get both streams and are closed at the process's end.
+    """
+
+    stdin: str = ""
+    stdout: Sink | None = None
+    stderr: Sink | None = None
+    shared: tuple[Sink, ...] = ()
+
+
+def client_streams(paths: StdioPaths, shared: Sequence[Sink] = ()) -> Streams:
+    """The streams of a client that waits at its FIFOs; one that it does not read any more is left out."""
+    return Streams(paths.stdin, _client_sink(paths.stdout), _client_sink(paths.stderr), tuple(shared))
+
+
+def _client_sink(path: str) -> FifoSink | None:
+    if not path:
+        return None
+    try:
+        return FifoSink(path)
+    except OSError:
+        return None
 
 
 class FifoSink:
@@ -124,6 +151,10 @@ class OutputPump:
         """Begin copying."""
         self._thread.start()
 
+    def close(self) -> None:
+        """Close the FIFO of a pump that never started."""
+        self._drop_fifo()
+
     def join(self, timeout: float) -> None:
         """Wait until the stream ended, at most `timeout` seconds."""
         self._thread.join(timeout)
@@ -169,6 +200,11 @@ class InputPump:
     def start(self) -> None:
         """Begin copying."""
         self._thread.start()
+
+    def close(self) -> None:
+        """Close the FIFO of a pump that never started."""
+        for fd in (self._fd, self._stop_read, self._stop_write):
+            os.close(fd)
 
     def stop(self) -> None:
         """Take no more input: the process ended or its input was closed. Never blocks."""

@@ -1,10 +1,10 @@
 """Shares directories and files of the host with one guest by virtio-fs, and leaves nothing behind.
 
-Called by the sandbox before the VM boots. One daemon per sandbox exports one small read-only tree with a mount
-per volume, named `v0`, `v1`, … by us: no name of a user becomes a name in the export. Read-only is enforced on
-the host, by the mount; what the guest does to its own mount changes nothing.
+Called by the sandbox before the VM boots. One daemon per sandbox exports one small tree, in which `add` mounts what a
+container needs, when it needs it; the daemon sees it by propagation. Read-only is enforced on the host, by the
+mount; what the guest does to its own mount changes nothing, and beside the mounts it cannot write at all.
 
-The tree exists in the daemon's mount namespace alone (see `launcher.py`), so killing the daemon removes it.
+The owner has a mount namespace of its own (`own_namespace`), so killing it removes every mount that it made.
 The daemon dies with the thread that called `start_share` (PR_SET_PDEATHSIG, prctl(2)): call it on one that stays.
 """
 
@@ -18,13 +18,11 @@ import socket
 import stat
 import subprocess
 import time
-from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
-import msgspec
-
+from kata.linux import mounts, syscalls
 from kata.linux.process import spawn
 from kata.storage.daemon import Daemon, daemon_argv, find_daemon
 from kata.storage.errors import DaemonError, StorageError, VolumeError
@@ -32,6 +30,7 @@ from kata.storage.errors import DaemonError, StorageError, VolumeError
 MOUNT_TAG = "kataShared"
 SOCKET = "virtiofsd.sock"
 TREE = "shared"
+TREE_FLAGS = syscalls.MS_NODEV | syscalls.MS_NOSUID | syscalls.MS_NOEXEC
 PYTHON = "/usr/bin/python3.11"
 START_TIMEOUT = 15.0
 STOP_TIMEOUT = 5.0
@@ -39,18 +38,10 @@ LAUNCHER = Path(__file__).with_name("launcher.py")
 PACKAGES = LAUNCHER.parent.parent.parent
 
 
-class Volume(msgspec.Struct, frozen=True):
-    """A directory or regular file of the host to share. A symbolic link is followed once, when the share starts."""
-
-    path: str
-    readonly: bool = True
-
-
 class VirtiofsShare:
-    """A running daemon and its socket. Made by `start_share`; `close` ends both."""
+    """A running daemon, its socket and its tree. Made by `start_share`; `close` ends all of it. Thread-safe."""
 
-    def __init__(self, folder: Path, volumes: tuple[Volume, ...]) -> None:
-        self.volumes = volumes
+    def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
         self._messages_fd = -1
@@ -82,11 +73,34 @@ class VirtiofsShare:
         """The daemon's process id; also its process group, which holds all that it starts."""
         return 0 if self._process is None else self._process.pid
 
-    def name(self, index: int) -> str:
-        """The name that the volume `index` has in the share."""
-        if not 0 <= index < len(self.volumes):
-            raise StorageError(f"there is no volume {index} in this share")
-        return f"v{index}"
+    def add(self, name: str, path: str, *, readonly: bool) -> None:
+        """Let the guest see the directory or regular file `path` of the host as `name` (components without "..").
+
+        A symbolic link is followed once, now. Mounts below come along, and are read-only with it. Raises VolumeError.
+        """
+        target = f"{self._tree}/{name}"
+        fd, directory = _open_volume(path)
+        try:
+            clone = syscalls.open_tree(fd)
+            try:
+                _make_mount_point(target, directory=directory)
+                _attach(clone, target, readonly=readonly)
+            finally:
+                os.close(clone)
+        except OSError as error:
+            raise VolumeError(f"the volume {path} cannot be shared: {error}", layer="host") from error
+        finally:
+            os.close(fd)
+
+    def remove(self, name: str) -> None:
+        """Take `name` out of the export; what the guest has open there stays until it is closed. Idempotent."""
+        target = f"{self._tree}/{name}"
+        mounts.unmount(target)
+        _remove_mount_point(target)
+
+    @property
+    def _tree(self) -> str:
+        return str(self._folder / TREE)
 
     def messages(self) -> str:
         """What the daemon has said on its standard error, at most the first 64 KiB; each part is given once."""
@@ -99,44 +113,59 @@ class VirtiofsShare:
         return self._process is not None and self._process.poll() is None
 
     def close(self) -> None:
-        """End the daemon and remove its socket. The mounts go with its namespace. Idempotent."""
+        """End the daemon, unmount everything, and remove socket and tree. Idempotent."""
         if self._process is not None:
             _kill(self._process)
         if self._messages_fd >= 0:
             os.close(self._messages_fd)
             self._messages_fd = -1
         (self._folder / SOCKET).unlink(missing_ok=True)
-        tree = self._folder / TREE
-        if tree.is_dir():
-            tree.rmdir()
+        mounts.unmount_below(self._tree)
+        if os.path.isdir(self._tree):
+            os.rmdir(self._tree)
 
 
-def start_share(
-    volumes: Sequence[Volume], directory: str, *, daemon: Daemon | None = None, python: str = PYTHON
-) -> VirtiofsShare:
-    """Start a daemon that exports `volumes`. `directory` is the sandbox's own folder (0700): the socket goes there.
+def own_namespace() -> None:
+    """Put this process into a mount namespace of its own: the host's mounts come in, none of ours gets out.
 
-    Returns when the export is assembled and the daemon was executed; the socket takes a connection from then on.
-    Raises VolumeError when a path cannot be shared, DaemonError when there is no daemon or it does not start.
+    Call before any thread is started. Raises OSError.
+    """
+    syscalls.unshare(syscalls.CLONE_NEWNS)
+    syscalls.mount("none", "/", "", syscalls.MS_REC | syscalls.MS_SLAVE)
+
+
+def start_share(directory: str, *, daemon: Daemon | None = None, python: str = PYTHON) -> VirtiofsShare:
+    """Start a daemon that exports an empty tree. `directory` is the sandbox's own folder (0700).
+
+    Returns when the daemon was executed; the socket takes a connection from then on.
+    Raises DaemonError when there is no daemon or it does not start.
     """
     program = daemon or find_daemon()
     folder = Path(directory)
-    tree = folder / TREE
-    share = VirtiofsShare(folder, tuple(volumes))
+    share = VirtiofsShare(folder)
     with ExitStack() as ours:
         ours.push(lambda kind, _value, _trace: share.close() if kind is not None else None)
-        orders = [_open_volume(index, volume, ours) for index, volume in enumerate(volumes)]
-        tree.mkdir(mode=0o700, exist_ok=True)
+        tree = _make_tree(folder)
         listener = _listen(folder / SOCKET, ours)
         order: dict[str, object] = {
             "packages": str(PACKAGES),
-            "tree": str(tree),
-            "volumes": orders,
-            "argv": daemon_argv(program, tree=str(tree), listener_fd=listener),
+            "tree": tree,
+            "argv": daemon_argv(program, tree=tree, listener_fd=listener),
         }
-        fds = (listener, *(int(str(entry["fd"])) for entry in orders))
-        _launch(python, order, fds, share)
+        _launch(python, order, (listener,), share)
     return share
+
+
+def _make_tree(folder: Path) -> str:
+    """The tree that everything is mounted in: shared, so that what comes later reaches the daemon's namespace."""
+    tree = str(folder / TREE)
+    try:
+        os.mkdir(tree, 0o700)
+        syscalls.mount("kata-share", tree, "tmpfs", TREE_FLAGS, "mode=0755,size=1m")
+        syscalls.mount("none", tree, "", syscalls.MS_SHARED)
+    except OSError as error:
+        raise StorageError(f"the shared directory cannot be made: {error}") from error
+    return tree
 
 
 def _launch(python: str, order: dict[str, object], fds: tuple[int, ...], share: VirtiofsShare) -> None:
@@ -155,22 +184,47 @@ def _launch(python: str, order: dict[str, object], fds: tuple[int, ...], share: 
                 os.close(fd)
 
 
-def _open_volume(index: int, volume: Volume, stack: ExitStack) -> dict[str, object]:
+def _open_volume(path: str) -> tuple[int, bool]:
+    """A descriptor that names what is to be shared, and whether it is a directory. Raises VolumeError."""
     try:
-        fd = os.open(volume.path, os.O_PATH | os.O_CLOEXEC)
+        fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except OSError as error:
         raise VolumeError(
-            f"the volume {volume.path} cannot be opened: {error.strerror}",
+            f"the volume {path} cannot be opened: {error.strerror}",
             hint="give a directory or file that exists on the host",
         ) from error
-    stack.callback(os.close, fd)
     mode = os.fstat(fd).st_mode
     if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
+        os.close(fd)
         raise VolumeError(
-            f"the volume {volume.path} is neither a directory nor a regular file",
+            f"the volume {path} is neither a directory nor a regular file",
             hint="share the directory that holds it, or give a device by --device",
         )
-    return {"fd": fd, "name": f"v{index}", "readonly": volume.readonly, "directory": stat.S_ISDIR(mode)}
+    return fd, stat.S_ISDIR(mode)
+
+
+def _attach(clone: int, target: str, *, readonly: bool) -> None:
+    """A detached mount gets its flags before anybody can see it."""
+    wanted = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV
+    syscalls.mount_setattr(clone, wanted | (syscalls.MOUNT_ATTR_RDONLY if readonly else 0))
+    syscalls.move_mount(clone, target)
+
+
+def _make_mount_point(target: str, *, directory: bool) -> None:
+    # Only the owner can write to the tree, so there is nobody who could plant a link on the way.
+    os.makedirs(target if directory else os.path.dirname(target), 0o755, exist_ok=True)
+    if not directory:
+        os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o644))
+
+
+def _remove_mount_point(target: str) -> None:
+    try:
+        if os.path.isdir(target):
+            os.rmdir(target)
+        else:
+            os.unlink(target)
+    except FileNotFoundError:
+        pass
 
 
 def _listen(path: Path, stack: ExitStack) -> int:

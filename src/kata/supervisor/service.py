@@ -22,7 +22,7 @@ from kata.sandbox.errors import (
     GuestError,
     NotFoundError,
 )
-from kata.sandbox.stdio import StdioPaths
+from kata.sandbox.stdio import StdioPaths, client_streams
 
 if TYPE_CHECKING:
     from kata.oci.spec import Process as ProcessSpec
@@ -80,7 +80,7 @@ class ControlService:
         """Start one more process in the container."""
         spec = cast("ProcessSpec", json.loads(request.process))
         stdio = StdioPaths(request.stdin, request.stdout, request.stderr)
-        self._container.exec(request.exec_id, spec, stdio)
+        self._container.exec(request.exec_id, spec, client_streams(stdio))
         return control_pb2.Done()
 
     def resize(self, request: control_pb2.ResizeRequest, call: Call) -> control_pb2.Done:

@@ -20,8 +20,9 @@ from kata.protocol.server import Server
 from kata.protocol.transport import listen
 from kata.sandbox.process import LOST_EXIT_CODE
 from kata.sandbox.sandbox import Sandbox
-from kata.sandbox.stdio import LogSink, StdioPaths
+from kata.sandbox.stdio import LogSink, StdioPaths, client_streams
 from kata.sandbox.store import process_ref
+from kata.storage.virtiofs import own_namespace
 from kata.supervisor.client import SOCKET
 from kata.supervisor.launch import report_end, report_error
 from kata.supervisor.service import ControlService, to_status
@@ -41,6 +42,8 @@ def supervise(store: Store, record: Record, stdio: StdioPaths, report: int) -> i
     _stop_on_signal(ended)
     sandbox = Sandbox(record.sandbox, log)
     try:
+        if record.sandbox.share:
+            own_namespace()
         container = _start(store, record, sandbox, stdio, ended)
     except BaseException as error:  # noqa: BLE001 - whatever it is, the sandbox comes down and it is reported
         sandbox.stop(graceful=False)
@@ -68,7 +71,8 @@ def _start(store: Store, record: Record, sandbox: Sandbox, stdio: StdioPaths, en
     record.accelerator = sandbox.accelerator
     store.write(record)
     container = sandbox.create_container(record.container)
-    container.init.connect(stdio, [LogSink(os.fspath(store.directory(record.sandbox.id) / "container.log"))])
+    log = LogSink(os.fspath(store.directory(record.sandbox.id) / "container.log"))
+    container.init.connect(client_streams(stdio, [log]))
     container.start(lambda _: ended.set())
     record.status, record.started_at, record.phases = "running", time.time(), sandbox.phases
     store.write(record)
@@ -78,7 +82,7 @@ def _start(store: Store, record: Record, sandbox: Sandbox, stdio: StdioPaths, en
 def _end(sandbox: Sandbox, container: Container, log: Logger) -> None:
     """Take the sandbox down; a container that still runs (we got SIGTERM) is stopped with it."""
     log.info("container ended", exit_code=container.init.exit_code)
-    sandbox.stop(graceful=bool(sandbox.config.volumes))
+    sandbox.stop(graceful=sandbox.config.share)
     if container.init.wait(5.0) is None:
         container.init.exit_code = LOST_EXIT_CODE
 

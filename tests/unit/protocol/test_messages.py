@@ -141,5 +141,9 @@ def test_generating_again_changes_nothing(tmp_path: Path) -> None:
     code += f"protos.generate(pathlib.Path({str(tmp_path)!r}))"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
     committed = root / "src/kata/protocol/generated"
-    made = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    assert made == {path.name: path.read_bytes() for path in committed.iterdir() if path.is_file()}
+    assert _files(tmp_path) == _files(committed)
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    found = (path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kata.sandbox.config import ContainerConfig, GuestAssets, SandboxConfig
+from kata.sandbox.config import ContainerConfig, DiskRootfs, GuestAssets, SandboxConfig
 from kata.sandbox.store import Record
 
 
@@ -13,7 +13,7 @@ def record(sandbox_id: str = "0" * 32, name: str = "one", *, auto_remove: bool =
         image="busybox",
         command=["true"],
         sandbox=SandboxConfig(id=sandbox_id, hostname="h", assets=GuestAssets("/k", None, "/i")),
-        container=ContainerConfig(id=sandbox_id, spec={"process": {"args": ["true"]}}, rootfs_serial="rootfs"),
+        container=ContainerConfig(id=sandbox_id, spec={"process": {"args": ["true"]}}, rootfs=DiskRootfs("rootfs")),
         auto_remove=auto_remove,
         created_at=1.0,
     )

@@ -41,7 +41,7 @@ def test_limits_and_volumes() -> None:
     )
     assert made["linux"]["resources"]["memory"] == {"limit": 1 << 29}
     assert made["linux"]["resources"]["cpu"] == {"quota": 50_000, "period": 100_000}
-    assert made["mounts"][-2] == {
+    assert made["mounts"][-1] == {
         "destination": "/data",
         "type": "bind",
         "source": "/run/v0",
@@ -61,11 +61,6 @@ def test_image_volumes_start_with_what_the_image_has_and_hide_nothing() -> None:
         "source": "tmpfs",
         "options": ["tmpcopyup", "mode=2750", "uid=999", "gid=998"],
     }
-
-
-def test_no_network_no_resolv_conf() -> None:
-    made = spec.container(options(resolv_conf=False))
-    assert all(mount["destination"] != "/etc/resolv.conf" for mount in made["mounts"])
 
 
 def test_path_home_and_term_are_given_only_where_unset() -> None:
