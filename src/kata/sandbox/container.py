@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from kata.sandbox.errors import ConflictError, NotFoundError
+from kata.sandbox.errors import ConflictError, ExistsError, NotFoundError
 from kata.sandbox.process import Process, ProcessState
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Container:
         process = Process(self._agent, self.id, exec_id, terminal=bool(spec.get("terminal")), spec=spec)
         with self._lock:
             if exec_id in self._processes:
-                raise ConflictError(f"there is a process {exec_id} already")
+                raise ExistsError(f"there is a process {exec_id} already")
             if self.init.state is not ProcessState.RUNNING:
                 raise ConflictError(f"container {self.id[:12]} is not running")
             self._processes[exec_id] = process

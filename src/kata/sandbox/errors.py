@@ -3,7 +3,8 @@
 SandboxError
  +-- ConfigError ........ what was asked for cannot be built               (config)
  +-- NotFoundError ...... no sandbox, container or process of that name    (host)
- +-- ConflictError ...... the name is taken, or the state forbids it       (host)
+ +-- ConflictError ...... the state forbids it                             (host)
+ |    +-- ExistsError ... the name is taken                               (host)
  +-- GuestError ......... the guest did not start, or its agent is gone    (guest)
  +-- ContainerError ..... the agent refused or failed at a container       (container)
       +-- CommandNotFoundError ........ its program is not in the image    (exit code 127)
@@ -31,6 +32,10 @@ class NotFoundError(SandboxError):
 
 class ConflictError(SandboxError):
     """The name is taken, or the state of the sandbox forbids what was asked."""
+
+
+class ExistsError(ConflictError):
+    """There is one of that name already."""
 
 
 class GuestError(SandboxError):

@@ -74,7 +74,7 @@ class Process:
         elif streams.stderr is not None:
             streams.stderr.close()  # a terminal has one output
         if streams.stdin:
-            self._input = InputPump(streams.stdin, self._write_stdin, self._close_stdin)
+            self._input = InputPump(streams.stdin, self._write_stdin, self._close_stdin, hold=streams.hold_stdin)
 
     def begin(self, on_exit: Callable[[Process], None]) -> None:
         """The process runs: copy its stdio, await its end, then call `on_exit` (on a thread of its own)."""
@@ -124,6 +124,11 @@ class Process:
         if self._input is not None:
             self._input.stop()
         self._close_stdin()
+
+    def finish_stdin(self) -> None:
+        """End the process's input once what its clients write is through. Returns at once."""
+        if self._input is not None:
+            self._input.finish()
 
     def _read(self, *, stderr: bool) -> bytes:
         return self._agent.read_output(self.container_id, self.exec_id, stderr=stderr, size=READ_SIZE)

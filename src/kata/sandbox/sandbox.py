@@ -23,7 +23,7 @@ from kata.oci.convert import lost_fields
 from kata.sandbox import guest
 from kata.sandbox.container import Container
 from kata.sandbox.containerplan import ContainerPlan, plan_container
-from kata.sandbox.errors import ConflictError, GuestError, NotFoundError
+from kata.sandbox.errors import ConflictError, ExistsError, GuestError, NotFoundError
 
 if TYPE_CHECKING:
     from kata.log import Logger
@@ -80,7 +80,7 @@ class Sandbox:
         """Create a container, which then waits for its start; after a failure nothing of it is left."""
         agent, machine = self._running()
         if config.id in self._containers:
-            raise ConflictError(f"container {config.id} exists already")
+            raise ExistsError(f"container {config.id} exists already")
         with self._timed("create"), contextlib.ExitStack() as undo:
             plan = plan_container(config, machine.disk_address, shm=self.config.shm_bytes > 0)
             self._warn_of_losses(config.id, plan)

@@ -51,14 +51,16 @@ class Sink(Protocol):
 class Streams(NamedTuple):
     """What a process's standard streams are connected to.
 
-    `stdin` is a FIFO to read, empty for no input. `stdout` and `stderr` belong to the process from then on; `shared`
-    sinks get both streams and are closed at the process's end.
+    `stdin` is a FIFO to read, empty for no input; with `hold_stdin` the input ends only once `finish_stdin` was called
+    and all its writers are gone, so that clients may come and go. `stdout` and `stderr` belong to the process from
+    then on; `shared` sinks get both streams and are closed at the process's end.
     """
 
     stdin: str = ""
     stdout: Sink | None = None
     stderr: Sink | None = None
     shared: tuple[Sink, ...] = ()
+    hold_stdin: bool = False
 
 
 def client_streams(paths: StdioPaths, shared: Sequence[Sink] = ()) -> Streams:
@@ -186,10 +188,14 @@ class OutputPump:
 
 
 class InputPump:
-    """Copies a FIFO to a process's standard input; the FIFO's end closes that input."""
+    """Copies a FIFO to a process's standard input; the FIFO's end closes that input.
 
-    def __init__(self, path: str, write: Callable[[bytes], int], close: Callable[[], None]) -> None:
+    `hold` keeps the FIFO from ending until `finish`: it stays open for writing here.
+    """
+
+    def __init__(self, path: str, write: Callable[[bytes], int], close: Callable[[], None], *, hold: bool) -> None:
         self._fd = open_fifo(path, os.O_RDONLY)
+        self._holder = open_fifo(path, os.O_WRONLY) if hold else -1
         self._write = write
         self._close = close
         self._stop_read, self._stop_write = os.pipe2(os.O_CLOEXEC)
@@ -203,11 +209,20 @@ class InputPump:
 
     def close(self) -> None:
         """Close the FIFO of a pump that never started."""
+        self.finish()
         for fd in (self._fd, self._stop_read, self._stop_write):
             os.close(fd)
 
+    def finish(self) -> None:
+        """End the input after what its writers have written and will write. Never blocks."""
+        with self._lock:
+            holder, self._holder = self._holder, -1
+        if holder >= 0:
+            os.close(holder)
+
     def stop(self) -> None:
         """Take no more input: the process ended or its input was closed. Never blocks."""
+        self.finish()
         with self._lock:
             if not self._stopped:
                 self._stopped = True

@@ -21,7 +21,7 @@ import msgspec
 
 from kata import paths
 from kata.sandbox.config import ContainerConfig, SandboxConfig
-from kata.sandbox.errors import ConflictError, NotFoundError, SandboxError
+from kata.sandbox.errors import ConflictError, ExistsError, NotFoundError, SandboxError
 
 UNBORN, DEAD = ".new-", ".dead-"
 """Prefixes of folders that are not on the list yet, or no more."""
@@ -45,6 +45,8 @@ class Record(msgspec.Struct, kw_only=True):
     command: list[str]
     sandbox: SandboxConfig
     container: ContainerConfig
+    manager: str = "kata"
+    """Whose sandbox it is: "kata" for the command's own, "containerd" for a shim's."""
     auto_remove: bool = False
     status: Status = "creating"
     created_at: float = 0.0
@@ -76,7 +78,7 @@ class Store:
         with self._names_locked():
             for other in self.records():
                 if record.name in (other.name, other.sandbox.id):
-                    raise ConflictError(
+                    raise ExistsError(
                         f"the name {record.name} is taken by sandbox {other.sandbox.id[:12]}",
                         hint=f"choose another --name, or remove that one: kata rm -f {record.name}",
                     )

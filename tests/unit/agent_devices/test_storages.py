@@ -14,10 +14,10 @@ from kata.agent.storages import hugepages
 from kata.agent.storages.context import Directory, MountRequest, StorageContext
 from kata.agent.storages.errors import InvalidStorage, StorageError, UnsupportedStorage
 from kata.agent.storages.hugepages import HugePages, reserve
-from kata.agent.storages.options import CLEAR, PROPAGATION, SET, MountOptions, parse_options
 from kata.agent.storages.registry import HANDLERS
 from kata.agent.storages.table import StorageTable, validate
 from kata.linux import syscalls
+from kata.linux.mountoptions import CLEAR, PROPAGATION, SET, MountOptions, parse_options
 from kata.protocol.generated import agent_pb2
 from tests.unit.agent_devices.fakes import FakeGuest
 

@@ -95,7 +95,7 @@ def test_input_is_copied_in_parts_and_its_end_is_told(tmp_path: Path) -> None:
         return min(3, len(data))
 
     client = os.open(path, os.O_RDWR)
-    pump = InputPump(path, write, closed.set)
+    pump = InputPump(path, write, closed.set, hold=False)
     pump.start()
     os.write(client, b"hello world")
     os.close(client)
@@ -106,7 +106,7 @@ def test_input_is_copied_in_parts_and_its_end_is_told(tmp_path: Path) -> None:
 def test_a_stopped_input_lets_go_of_its_client(tmp_path: Path) -> None:
     path = fifo(tmp_path / "in")
     client = os.open(path, os.O_RDWR)
-    pump = InputPump(path, len, lambda: None)
+    pump = InputPump(path, len, lambda: None, hold=False)
     pump.start()
     pump.stop()
     pump.stop()
@@ -119,7 +119,7 @@ def test_a_stopped_input_lets_go_of_its_client(tmp_path: Path) -> None:
 def test_an_agent_that_lies_about_what_it_took_ends_the_input(tmp_path: Path, taken: int) -> None:
     path = fifo(tmp_path / "in")
     client = os.open(path, os.O_RDWR)
-    pump = InputPump(path, lambda data: taken, lambda: None)
+    pump = InputPump(path, lambda data: taken, lambda: None, hold=False)
     pump.start()
     os.write(client, b"data")
     pump._thread.join(5)

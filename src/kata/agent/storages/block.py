@@ -11,7 +11,7 @@ import stat
 
 from kata.agent.storages.context import Directory, MountRequest
 from kata.agent.storages.errors import InvalidStorage, UnsupportedStorage
-from kata.agent.storages.options import parse_options
+from kata.linux.mountoptions import parse_options
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from kata.agent.storages.context import GROUP_MODE, Directory, MountRequest
 from kata.agent.storages.errors import InvalidStorage, UnsupportedStorage
 from kata.agent.storages.hugepages import ask_for
-from kata.agent.storages.options import parse_options
+from kata.linux.mountoptions import parse_options
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

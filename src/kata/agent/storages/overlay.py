@@ -10,7 +10,7 @@ import os
 
 from kata.agent.storages.context import Directory, MountRequest
 from kata.agent.storages.errors import InvalidStorage
-from kata.agent.storages.options import parse_options
+from kata.linux.mountoptions import parse_options
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ import os
 
 from kata.agent.storages.context import Directory, MountRequest
 from kata.agent.storages.errors import InvalidStorage
-from kata.agent.storages.options import parse_options
 from kata.linux import syscalls
+from kata.linux.mountoptions import parse_options
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

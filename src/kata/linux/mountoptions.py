@@ -1,7 +1,7 @@
 """Mount options as people write them (mount(8)) to the flags and the text that mount(2) takes.
 
-Called by the storage handlers. Options are read in order, so the last of two that contradict counts; a word that
-is not in the table is the file system's own. Never look at the file system type here.
+Called by whoever mounts what somebody else describes. Options are read in order, so the last of two that contradict
+counts; a word that is not in the table is the file system's own. Never look at the file system type here.
 """
 
 from __future__ import annotations

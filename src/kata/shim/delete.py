@@ -1,0 +1,69 @@
+"""`delete`: containerd's call for a task whose shim is gone or never answered. Undoes everything that is left.
+
+It prints one DeleteResponse, and must succeed whatever it finds: a failure here leaves containerd with a task that it
+cannot get rid of.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+from kata.errors import KataError
+from kata.protocol.generated.host import task_pb2
+from kata.sandbox.errors import ConflictError, NotFoundError
+from kata.sandbox.reconcile import kill, remove_leftovers
+from kata.sandbox.store import Store
+from kata.shim.address import SOCKET_DIR, answers, socket_path
+from kata.shim.bundle import annotations_of, read_spec
+from kata.shim.events import timestamp
+from kata.shim.kind import Kind, kind_of
+from kata.shim.rootfs import unmount_rootfs
+
+if TYPE_CHECKING:
+    from kata.shim.arguments import Arguments
+
+KILLED = 137
+"""The exit status of a task that ended with its shim: 128 and SIGKILL."""
+
+
+def delete(arguments: Arguments) -> bytes:
+    """Clear up after a task; the serialised DeleteResponse."""
+    bundle = arguments.bundle or os.getcwd()
+    kind = _kind(arguments.id, bundle)
+    if kind.makes_sandbox:
+        _remove_sandbox(Store(), kind.sandbox_id)
+        path = socket_path(arguments.address, arguments.namespace, kind.sandbox_id, SOCKET_DIR)
+        if not answers(path):
+            _unlink(path)
+    unmount_rootfs(bundle)
+    return task_pb2.DeleteResponse(exit_status=KILLED, exited_at=timestamp(time.time())).SerializeToString()
+
+
+def _kind(container_id: str, bundle: str) -> Kind:
+    """What it was; a bundle that is gone or damaged says nothing, and then its sandbox is looked for by its own id."""
+    try:
+        return kind_of(container_id, annotations_of(read_spec(bundle)))
+    except KataError:
+        return Kind("", container_id)
+
+
+def _remove_sandbox(store: Store, sandbox_id: str) -> None:
+    store.sweep()
+    try:
+        remove_leftovers(store, sandbox_id)
+    except ConflictError:
+        holder = store.holder(sandbox_id)  # a shim that does not answer any more
+        if holder is not None:
+            kill(holder)
+        remove_leftovers(store, sandbox_id)
+    except NotFoundError:
+        pass
+
+
+def _unlink(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass

@@ -1,0 +1,275 @@
+"""The shim's state: one sandbox and the tasks in it. Called by `service`; everything may be called at once.
+
+The lock guards the tables and is never held over anything that takes time. The first task's Create boots the virtual
+machine; the end of that task takes it down, after its exit was told.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from typing import TYPE_CHECKING, cast
+
+from kata.errors import KataError
+from kata.protocol.generated.host import events_pb2
+from kata.sandbox.config import ContainerConfig, SharedRootfs
+from kata.sandbox.errors import ConflictError, ExistsError, NotFoundError
+from kata.sandbox.process import ProcessState
+from kata.sandbox.sandbox import Sandbox
+from kata.sandbox.store import Record, Store, process_ref
+from kata.sandbox.translate import resources_for_guest
+from kata.shim import configure
+from kata.shim.bundle import annotations_of, read_spec
+from kata.shim.events import timestamp
+from kata.shim.kind import BUNDLE_PATH, CONTAINER_TYPE, Kind, kind_of
+from kata.shim.rootfs import mount_rootfs, unmount_rootfs
+from kata.shim.task import SIGKILL, StdioNames, Task
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kata.log import Logger
+    from kata.oci.spec import LinuxResources, Spec
+    from kata.protocol.generated.host import mount_pb2
+    from kata.sandbox.process import Process
+    from kata.shim.events import Publisher
+
+TEARDOWN_TIMEOUT = 30.0
+"""Seconds that Delete waits for the virtual machine to be gone."""
+REMOVE_KILL_TIMEOUT = 10.0
+
+
+class Pod:
+    """The sandbox of this process, and its tasks by container id."""
+
+    def __init__(self, namespace: str, publisher: Publisher, log: Logger, store: Store | None = None) -> None:
+        self._namespace = namespace
+        self._publisher = publisher
+        self._log = log
+        self._store = store or Store()
+        self._lock = threading.Lock()
+        self._tasks: dict[str, Task | None] = {}
+        self._sandbox: Sandbox | None = None
+        self._record: Record | None = None
+        self._hold = -1
+        self._down = threading.Event()
+        self._down.set()
+
+    # Section: a task's life
+
+    def create(self, container_id: str, bundle: str, rootfs: Sequence[mount_pb2.Mount], names: StdioNames) -> Task:
+        """Create a task; the first one of a pod starts its sandbox. After a failure nothing of it is left."""
+        with self._lock:
+            if container_id in self._tasks:
+                raise ExistsError(f"task {container_id} exists already")
+            self._tasks[container_id] = None
+        try:
+            task = self._create(container_id, bundle, rootfs, names)
+        except BaseException:
+            with self._lock:
+                del self._tasks[container_id]
+            raise
+        with self._lock:
+            self._tasks[container_id] = task
+        return task
+
+    def task(self, container_id: str) -> Task:
+        """The task of that id. Raises NotFoundError."""
+        with self._lock:
+            found = self._tasks.get(container_id)
+        if found is None:
+            raise NotFoundError(f"task {container_id} not found")
+        return found
+
+    def delete(self, container_id: str) -> Process:
+        """Remove a task that has ended or never began. Returns once nothing of it is left on this host."""
+        task = self.task(container_id)
+        init = task.container.init
+        if init.state is ProcessState.RUNNING:
+            raise ConflictError(f"task {container_id} still runs", hint="kill it first")
+        if init.state is ProcessState.CREATED:
+            task.kill("", SIGKILL)
+            init.wait(REMOVE_KILL_TIMEOUT)
+        if task.kind.makes_sandbox:
+            self._down.wait(TEARDOWN_TIMEOUT)
+        self._remove(task)
+        self._publisher.publish(
+            events_pb2.TaskDelete(
+                container_id=container_id,
+                pid=task.pid,
+                exit_status=init.exit_code or 0,
+                exited_at=timestamp(init.exited_at or time.time()),
+            )
+        )
+        return init
+
+    def pause(self, container_id: str) -> None:
+        """Freeze a task. Raises ConflictError unless it runs."""
+        self.task(container_id).container.pause()
+        self._publisher.publish(events_pb2.TaskPaused(container_id=container_id))
+
+    def resume(self, container_id: str) -> None:
+        """Let a task go on. Raises ConflictError unless it runs."""
+        self.task(container_id).container.resume()
+        self._publisher.publish(events_pb2.TaskResumed(container_id=container_id))
+
+    def update(self, container_id: str, resources: LinuxResources) -> None:
+        """Give a task other limits. Raises ConflictError when it has ended."""
+        self.task(container_id).container.update(resources_for_guest(resources))
+
+    @property
+    def tasks(self) -> list[Task]:
+        """Those that were created and not deleted."""
+        with self._lock:
+            return [task for task in self._tasks.values() if task is not None]
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is no task, not even one that is being created."""
+        with self._lock:
+            return not self._tasks
+
+    @property
+    def pid(self) -> int:
+        """The process that containerd may take for the tasks': the virtual machine's."""
+        sandbox = self._sandbox
+        return sandbox.pids[0] if sandbox is not None and sandbox.pids else os.getpid()
+
+    def close(self) -> None:
+        """Take the sandbox down, whatever runs in it."""
+        self._take_down()
+
+    # Section: creating
+
+    def _create(self, container_id: str, bundle: str, rootfs: Sequence[mount_pb2.Mount], names: StdioNames) -> Task:
+        spec = read_spec(bundle)
+        kind = kind_of(container_id, annotations_of(spec))
+        terminal = bool(spec["process"].get("terminal"))
+        folder = mount_rootfs(bundle, rootfs)
+        try:
+            config = ContainerConfig(
+                id=container_id,
+                spec=cast("dict[str, object]", spec),
+                rootfs=SharedRootfs(folder),
+                annotations={CONTAINER_TYPE: kind.name, BUNDLE_PATH: bundle},
+            )
+            sandbox = self._start_sandbox(kind, spec, config) if kind.makes_sandbox else self._running(kind)
+            try:
+                container = sandbox.create_container(config)
+            except BaseException:
+                if kind.makes_sandbox:
+                    self._take_down()
+                raise
+        except BaseException:
+            unmount_rootfs(bundle)
+            raise
+        task = Task(
+            container,
+            bundle,
+            kind,
+            names,
+            namespace=self._namespace,
+            pid=self.pid,
+            told=self._publisher.publish,
+            ended=self._on_end,
+        )
+        self._publish_create(task, rootfs, names, terminal=terminal)
+        return task
+
+    def _publish_create(
+        self, task: Task, rootfs: Sequence[mount_pb2.Mount], names: StdioNames, *, terminal: bool
+    ) -> None:
+        self._publisher.publish(
+            events_pb2.TaskCreate(
+                container_id=task.id,
+                bundle=task.bundle,
+                rootfs=rootfs,
+                io=events_pb2.TaskIO(**names._asdict(), terminal=terminal),
+                pid=task.pid,
+            )
+        )
+
+    def _running(self, kind: Kind) -> Sandbox:
+        if self._sandbox is None or self._down.is_set():
+            raise NotFoundError(f"sandbox {kind.sandbox_id} is not running", layer="VMM")
+        return self._sandbox
+
+    def _start_sandbox(self, kind: Kind, spec: Spec, container: ContainerConfig) -> Sandbox:
+        if self._sandbox is not None:
+            raise ConflictError(f"this shim has a sandbox already: {self._sandbox.config.id}")
+        config = configure.sandbox_config(kind, spec)
+        record = Record(
+            name=kind.sandbox_id,
+            image=annotations_of(spec).get("io.kubernetes.cri.image-name", ""),
+            command=list(spec["process"].get("args", [])),
+            sandbox=config,
+            container=container,
+            manager="containerd",
+            auto_remove=True,
+            created_at=time.time(),
+        )
+        self._hold = self._store.create(record)
+        self._store.claim(self._hold)
+        self._record = record
+        sandbox = Sandbox(config, self._log)
+        try:
+            sandbox.start()
+            record.processes = [ref for pid in sandbox.pids if (ref := process_ref(pid)) is not None]
+            record.accelerator, record.status = sandbox.accelerator, "running"
+            self._store.write(record)
+        except BaseException:
+            sandbox.stop(graceful=False)
+            self._release()
+            raise
+        self._sandbox = sandbox
+        self._down.clear()
+        threading.Thread(target=self._watch_memory, args=(sandbox,), name="oom", daemon=True).start()
+        return sandbox
+
+    # Section: the end
+
+    def _on_end(self, task: Task) -> None:
+        if task.kind.makes_sandbox:
+            self._take_down()
+
+    def _take_down(self) -> None:
+        with self._lock:
+            sandbox, self._sandbox = self._sandbox, None
+        if sandbox is None:
+            self._down.wait(TEARDOWN_TIMEOUT)
+            return
+        try:
+            sandbox.stop()
+            self._release()
+        finally:
+            self._down.set()
+
+    def _release(self) -> None:
+        if self._record is not None:
+            self._store.remove(self._record.sandbox.id)
+            os.close(self._hold)
+            self._record, self._hold = None, -1
+
+    def _remove(self, task: Task) -> None:
+        sandbox = self._sandbox
+        try:
+            if sandbox is not None and not task.kind.makes_sandbox:
+                sandbox.remove_container(task.id)
+        except KataError as error:
+            self._log.warn("a container could not be removed in its guest", container=task.id, error=error)
+        unmount_rootfs(task.bundle)
+        with self._lock:
+            self._tasks.pop(task.id, None)
+
+    def _watch_memory(self, sandbox: Sandbox) -> None:
+        """Tell of containers that run out of memory, until the sandbox ends."""
+        while True:
+            try:
+                container_id = sandbox.agent.oom_event()
+            except KataError:
+                return
+            with self._lock:
+                known = container_id in self._tasks  # the guest may say anything
+            if known:
+                self._publisher.publish(events_pb2.TaskOOM(container_id=container_id))

@@ -1,0 +1,70 @@
+"""The process that stays: serves one pod's tasks on the socket that `start` has bound, until it is told to end.
+
+Its mounts are its own: it leaves the host's mount namespace before its first thread, so that whatever happens to it,
+nothing stays mounted.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import traceback
+from typing import TYPE_CHECKING
+
+from kata.log import Logger
+from kata.protocol.server import Server
+from kata.protocol.transport import SocketListener
+from kata.shim.events import Publisher
+
+if TYPE_CHECKING:
+    import socket
+
+    from kata.protocol.status import RpcError
+    from kata.shim.arguments import Arguments
+
+SERVICES = ("containerd.task.v2.Task", "containerd.task.v3.Task")
+EVENTS_TIMEOUT = 5.0
+
+
+def serve(arguments: Arguments, bundle: str, path: str, listener: socket.socket) -> int:
+    """Serve until Shutdown or SIGTERM; the exit code."""
+    log = Logger(2, level="debug" if arguments.debug else "info", name="containerd-shim-v2", pid=os.getpid())
+    log = log.bind(sandbox=arguments.id)
+    try:
+        return _serve(arguments, path, listener, log)
+    except Exception as error:  # noqa: BLE001 - nobody else is there to say it
+        log.error("the shim failed", error=error, trace=traceback.format_exc())
+        return 1
+
+
+def _serve(arguments: Arguments, path: str, listener: socket.socket, log: Logger) -> int:
+    from kata.storage.virtiofs import own_namespace
+
+    own_namespace()
+    # Loaded before the first request, so that it overlaps with containerd's own work.
+    from kata.protocol.generated.host import task_v3_pb2
+    from kata.shim.pod import Pod
+    from kata.shim.service import TaskService, to_status
+
+    assert task_v3_pb2.DESCRIPTOR is not None
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    publisher = Publisher(os.environ.get("TTRPC_ADDRESS", ""), arguments.namespace, log)
+    pod = Pod(arguments.namespace, publisher, log)
+
+    def explain(error: BaseException) -> RpcError:
+        status = to_status(error)
+        log.warn("a request failed", code=status.code.name, error=status.message)
+        return status
+
+    service = TaskService(pod, stop)
+    with Server(dict.fromkeys(SERVICES, service), explain) as server:
+        accepting = SocketListener(listener, path)
+        threading.Thread(target=server.serve, args=(accepting,), name="task-service", daemon=True).start()
+        log.info("serving", socket=path)
+        stop.wait()
+        pod.close()
+        publisher.close(EVENTS_TIMEOUT)
+    log.info("ending")
+    return 0
