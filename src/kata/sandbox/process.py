@@ -64,6 +64,7 @@ class Process:
         self._outputs: list[OutputPump] = []
         self._sinks: tuple[Sink, ...] = ()
         self._input: InputPump | None = None
+        self._input_finished = False
 
     def connect(self, streams: Streams) -> None:
         """Prepare the copying of input and output. Call once, before `begin`. Raises OSError for a bad FIFO."""
@@ -74,7 +75,12 @@ class Process:
         elif streams.stderr is not None:
             streams.stderr.close()  # a terminal has one output
         if streams.stdin:
-            self._input = InputPump(streams.stdin, self._write_stdin, self._close_stdin, hold=streams.hold_stdin)
+            pump = InputPump(streams.stdin, self._write_stdin, self._close_stdin, hold=streams.hold_stdin)
+            with self._changed:
+                self._input = pump
+                finished = self._input_finished
+            if finished:
+                pump.finish()
 
     def begin(self, on_exit: Callable[[Process], None]) -> None:
         """The process runs: copy its stdio, await its end, then call `on_exit` (on a thread of its own)."""
@@ -126,9 +132,12 @@ class Process:
         self._close_stdin()
 
     def finish_stdin(self) -> None:
-        """End the process's input once what its clients write is through. Returns at once."""
-        if self._input is not None:
-            self._input.finish()
+        """End the process's input once what its clients write is through. Returns at once, also before the start."""
+        with self._changed:
+            self._input_finished = True
+            pump = self._input
+        if pump is not None:
+            pump.finish()
 
     def _read(self, *, stderr: bool) -> bytes:
         return self._agent.read_output(self.container_id, self.exec_id, stderr=stderr, size=READ_SIZE)

@@ -6,9 +6,11 @@ process of the host's network namespace could connect to one (CVE-2020-15257).
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import socket
+import stat
 
 SOCKET_DIR = "/run/containerd/s"
 DIAL_TIMEOUT = 2.0
@@ -33,9 +35,9 @@ def bind(path: str) -> socket.socket | None:
             try:
                 sock.bind(path)
                 break
-            except OSError:
-                if not os.path.lexists(path):
-                    raise
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE or not stat.S_ISSOCK(os.lstat(path).st_mode):
+                    raise OSError(error.errno, error.strerror, path) from None
             if answers(path):
                 sock.close()
                 return None
@@ -56,5 +58,5 @@ def answers(path: str) -> bool:
         except (ConnectionRefusedError, FileNotFoundError):
             return False
         except OSError:
-            return True  # busy, or no socket at all: not ours to take
+            return True  # too busy to say
     return True

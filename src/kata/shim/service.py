@@ -15,7 +15,6 @@ from kata.protocol.generated.host import task_pb2
 from kata.protocol.messages import message
 from kata.protocol.status import Code, RpcError
 from kata.sandbox import errors
-from kata.sandbox.process import ProcessState
 from kata.shim import stats
 from kata.shim.events import as_any, timestamp
 from kata.shim.kind import KindError
@@ -117,7 +116,7 @@ class TaskService:
     def close_io(self, request: task_pb2.CloseIORequest, call: Call) -> Message:
         """End a process's input once what the client has written is through. Never waits."""
         process = self._pod.task(request.id).entry(request.exec_id).process
-        if request.stdin and process.state is ProcessState.RUNNING:
+        if request.stdin:
             process.finish_stdin()
         return _empty()
 

@@ -11,6 +11,7 @@ import os
 import select
 import signal
 import stat
+import threading
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -58,6 +59,7 @@ class HeldFifo:
     """A FIFO that we keep open for reading too, so that a client which goes away loses nothing and breaks nothing.
 
     A later client goes on where the FIFO's buffer begins; while there is none, the container waits as at a pipe.
+    One thread writes; `close` may come from any, and the descriptors go with whoever of the two is last.
     """
 
     def __init__(self, path: str) -> None:
@@ -65,8 +67,9 @@ class HeldFifo:
         if not stat.S_ISFIFO(os.fstat(self._fd).st_mode):
             os.close(self._fd)
             raise OSError(f"{path} is not a FIFO")
-        self._closing = os.eventfd(0, os.EFD_CLOEXEC)
-        self._closed = False
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC)
+        self._lock = threading.Lock()
+        self._writing = self._closed = False
         try:
             set_pipe_size(self._fd, READ_SIZE)
         except OSError:
@@ -74,30 +77,44 @@ class HeldFifo:
 
     def write(self, stream: Stream, data: bytes) -> None:
         """Write all of `data`, waiting for the client. Raises OSError once it is closed."""
-        view = memoryview(data)
-        while view:
+        with self._lock:
             if self._closed:
                 raise BrokenPipeError("the stream is closed")
-            try:
-                view = view[os.write(self._fd, view) :]
-            except BlockingIOError:
-                self._await_space()
+            self._writing = True
+        try:
+            self._write(memoryview(data))
+        finally:
+            with self._lock:
+                self._writing = False
+                if self._closed:
+                    self._release()
 
     def close(self) -> None:
         """The client reads end of file; a `write` that waits fails. Idempotent."""
-        if not self._closed:
+        with self._lock:
+            if self._closed:
+                return
             self._closed = True
-            os.eventfd_write(self._closing, 1)
-            os.close(self._fd)
+            if self._writing:
+                os.eventfd_write(self._wake, 1)
+            else:
+                self._release()
 
-    def _await_space(self) -> None:
-        poll = select.poll()
-        poll.register(self._fd, select.POLLOUT)
-        poll.register(self._closing, select.POLLIN)
-        poll.poll()  # ends with a reader, or with close()
+    def _write(self, view: memoryview) -> None:
+        while view:
+            try:
+                view = view[os.write(self._fd, view) :]
+            except BlockingIOError:
+                poll = select.poll()
+                poll.register(self._fd, select.POLLOUT)
+                poll.register(self._wake, select.POLLIN)
+                poll.poll()  # ends with a reader, or with close()
+            if self._closed:
+                raise BrokenPipeError("the stream is closed")
 
-    def __del__(self) -> None:
-        os.close(self._closing)  # last of all: a thread may have waited on it
+    def _release(self) -> None:
+        os.close(self._fd)
+        os.close(self._wake)
 
 
 class FileSink:

@@ -1,0 +1,66 @@
+"""A real containerd for this floor, started once; every test checks that nothing is left of its sandboxes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import pytest
+
+from kata import paths
+from tests.helpers import evidence
+from tests.helpers.cli import leftovers
+from tests.helpers.containerd import Containerd
+
+GONE_TIMEOUT = 15.0
+
+
+@pytest.fixture(scope="session")
+def daemon(busybox: str) -> Iterator[Containerd]:
+    """A running containerd with the busybox image."""
+    folder = Path(tempfile.mkdtemp(prefix="kc-", dir="/run"))
+    made = Containerd(folder)
+    made.start()
+    try:
+        made.import_image()
+        yield made
+    finally:
+        made.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def containerd(daemon: Containerd) -> Iterator[Containerd]:
+    """The daemon; afterwards no task, no shim and no trace of a sandbox may be left."""
+    yield daemon
+    left = left_behind(daemon)
+    deadline = time.monotonic() + GONE_TIMEOUT
+    while left and time.monotonic() < deadline:
+        time.sleep(0.2)  # a shim ends a moment after its last answer
+        left = left_behind(daemon)
+    for name in daemon.ctr("container", "ls", "-q").stdout.decode().split():
+        daemon.remove(name)
+    assert left == []
+
+
+def left_behind(daemon: Containerd) -> list[str]:
+    """What there should not be once every container was removed."""
+    found = [f"container {name}" for name in daemon.ctr("container", "ls", "-q").stdout.decode().split()]
+    found += [f"task {line}" for line in daemon.ctr("task", "ls", "-q").stdout.decode().split()]
+    found += [f"shim {pid}" for pid in daemon.shims()]
+    return found + leftovers()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Attach containerd's log, which holds the shims', and what our processes were doing."""
+    report = yield
+    daemon = getattr(item, "funcargs", {}).get("containerd")
+    if report.failed and isinstance(daemon, Containerd) and daemon.log.exists():
+        report.sections.append(("containerd's log", daemon.log.read_text(errors="replace")[-12000:]))
+        report.sections += evidence.collect([paths.state_dir()], os.getpid())
+    return report

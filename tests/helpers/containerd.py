@@ -1,0 +1,151 @@
+"""A containerd of the tests' own: private folders and sockets, our shim on its PATH, and `ctr` to drive it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+from tests.helpers.cli import kata
+
+ROOT = Path(__file__).parents[2]
+RUNTIME = "io.containerd.kata.v2"
+IMAGE = "docker.io/library/busybox:latest"
+START_TIMEOUT = 30.0
+TIMEOUT = 180
+
+CONFIG = """
+version = 2
+root = "{folder}/root"
+state = "{folder}/state"
+[grpc]
+  address = "{folder}/c.sock"
+[ttrpc]
+  address = "{folder}/t.sock"
+[plugins."io.containerd.grpc.v1.cri"]
+  restrict_oom_score_adj = true
+  disable_apparmor = true
+  sandbox_image = "{image}"
+  [plugins."io.containerd.grpc.v1.cri".cni]
+    bin_dir = "/usr/lib/cni"
+    conf_dir = "{folder}/net.d"
+  [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.kata]
+    runtime_type = "{runtime}"
+    privileged_without_host_devices = true
+"""
+
+
+class Containerd:
+    """A running daemon below `folder`, a short path (a unix socket's has at most 107 bytes)."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.log = folder / "containerd.log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def address(self) -> Path:
+        """containerd's own socket."""
+        return self.folder / "c.sock"
+
+    @property
+    def pid(self) -> int:
+        """The daemon's process id."""
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        config = self.folder / "config.toml"
+        config.write_text(CONFIG.format(folder=self.folder, image=IMAGE, runtime=RUNTIME))
+        path = f"{ROOT / 'bin'}:{os.environ['PATH']}"
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                ["containerd", "-c", str(config)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, "PATH": path},
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + START_TIMEOUT
+        while self.ctr("version", check=False).returncode:
+            assert self._process.poll() is None, self.log.read_text()
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.1)
+
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        """End the daemon; its shims go on."""
+        assert self._process is not None
+        self._process.send_signal(number)
+        self._process.wait(30)
+
+    def import_image(self) -> None:
+        """Give it the busybox image of the local store, under its long name."""
+        archive = self.folder / "busybox.tar"
+        kata("image", "export", "busybox", str(archive), check=True)
+        self.ctr("image", "import", "--base-name", IMAGE.removesuffix(":latest"), str(archive))
+
+    def ctr(
+        self, *words: str, stdin: bytes = b"", check: bool = True, timeout: float = TIMEOUT
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Run ctr to its end."""
+        command = ["ctr", "--address", str(self.address), *words]
+        done = subprocess.run(command, input=stdin, capture_output=True, timeout=timeout, check=False)
+        assert not check or done.returncode == 0, f"{words}: {done.returncode}\n{done.stderr.decode()}"
+        return done
+
+    def popen(self, *words: str, **options: object) -> subprocess.Popen[bytes]:
+        """Start ctr and leave it running."""
+        return subprocess.Popen(["ctr", "--address", str(self.address), *words], **options)  # type: ignore[call-overload,no-any-return]
+
+    def run(self, name: str, *command: str, options: tuple[str, ...] = ()) -> None:
+        """A detached container that runs `command`."""
+        self.ctr("run", "-d", "--runtime", RUNTIME, *options, IMAGE, name, *command)
+
+    def exec(self, name: str, exec_id: str, *command: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+        """One more process in a container, to its end; any exit code."""
+        return self.ctr("task", "exec", "--exec-id", exec_id, name, *command, stdin=stdin, check=False)
+
+    def status(self, name: str) -> str:
+        """What `ctr task ls` says of a task; empty when there is none."""
+        for line in self.ctr("task", "ls").stdout.decode().splitlines()[1:]:
+            if line.split()[0] == name:
+                return line.split()[2]
+        return ""
+
+    def await_status(self, name: str, status: str, timeout: float = 60.0) -> None:
+        """Until the task is that."""
+        deadline = time.monotonic() + timeout
+        while self.status(name) != status:
+            assert time.monotonic() < deadline, f"{name} is {self.status(name)!r}, not {status}"
+            time.sleep(0.2)
+
+    def remove(self, name: str) -> None:
+        """Kill and remove a container, whatever it does."""
+        self.ctr("task", "kill", "-s", "KILL", name, check=False)
+        self.await_end(name)
+        self.ctr("task", "delete", name, check=False)
+        self.ctr("container", "rm", name, check=False)
+
+    def await_end(self, name: str) -> None:
+        """Until the task is stopped or gone."""
+        deadline = time.monotonic() + 60.0
+        while self.status(name) not in ("STOPPED", ""):
+            assert time.monotonic() < deadline, f"{name} still runs"
+            time.sleep(0.2)
+
+    def shims(self) -> list[int]:
+        """The shims that this daemon has started."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                try:
+                    words = (entry / "cmdline").read_bytes().split(b"\0")
+                except OSError:
+                    continue
+                if str(self.address).encode() in words and b"-namespace" in words:
+                    found.append(int(entry.name))
+        return sorted(found)

@@ -1,0 +1,161 @@
+"""A specification on its way into the guest: mounts as values, one pure function for the rest."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import socket
+from pathlib import Path
+from typing import cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kata.oci.spec import Mount, Spec
+from kata.sandbox.config import ContainerConfig, SharedRootfs
+from kata.sandbox.containerplan import plan_container
+from kata.sandbox.errors import ConfigError
+from kata.sandbox.translate import Translation, for_guest, resources_for_guest, wants_sandbox_pids
+from kata.sandbox.volumes import SANDBOX_SHM, SHARE_MOUNT, plan_mounts, share_name
+
+
+def bind(source: object, destination: str, *options: str) -> Mount:
+    return {"destination": destination, "type": "bind", "source": str(source), "options": ["rbind", *options]}
+
+
+def test_a_directory_of_the_host_is_shared(tmp_path: Path) -> None:
+    [update] = plan_mounts("box", [bind(tmp_path, "/data/", "ro")], shm=False)
+    name = share_name("box", "/data/")
+    assert update.share is not None
+    assert update.share == (name, str(tmp_path), True)
+    assert update.mount == {**bind(f"{SHARE_MOUNT}/{name}", "/data/", "ro")}
+    assert name.startswith("box-") and name.endswith("-data") and len(name.split("-")[1]) == 16
+
+
+@pytest.mark.parametrize(
+    "mount",
+    [
+        {"destination": "/proc", "type": "proc", "source": "proc"},
+        {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid"]},
+        bind("/proc/sys", "/proc/sys"),
+        bind("/sys/fs/cgroup", "/sys/fs/cgroup"),
+        bind("/dev/null", "/etc/shadow"),
+        bind("/dev/../dev/fuse", "/fuse"),
+    ],
+)
+def test_what_is_the_guests_own_stays_as_it_is(mount: Mount) -> None:
+    assert plan_mounts("box", [mount], shm=True) == []
+
+
+def test_shared_memory_is_the_sandboxs_or_the_containers_own() -> None:
+    mount = bind("/run/pod/shm", "/dev/shm")
+    [shared] = plan_mounts("box", [mount], shm=True)
+    [own] = plan_mounts("box", [mount], shm=False)
+    assert shared.mount and shared.mount["source"] == SANDBOX_SHM and shared.share is None
+    assert own.mount and own.mount["type"] == "tmpfs" and "size=67108864" in own.mount["options"]
+    plain = {"destination": "/dev/shm", "type": "tmpfs", "source": "shm"}
+    assert plan_mounts("box", [cast(Mount, plain)], shm=True) == []
+
+
+def test_a_socket_of_the_host_is_left_out_and_said(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(path))
+        [update] = plan_mounts("box", [bind(path, "/run/docker.sock")], shm=False)
+    assert update.mount is None and update.share is None
+    assert "/run/docker.sock is left out" in update.warning
+
+
+def test_a_missing_source_is_an_error_that_names_it() -> None:
+    with pytest.raises(ConfigError, match=r"'/no/such/place' of /data"):
+        plan_mounts("box", [bind("/no/such/place", "/data")], shm=False)
+
+
+def spec() -> Spec:
+    return {
+        "process": {"args": ["true"], "rlimits": [{"type": "RLIMIT_CORE", "hard": 0, "soft": 0}]},
+        "root": {"path": "rootfs", "readonly": True},
+        "hooks": {"prestart": [{"path": "/host"}], "startContainer": [{"path": "/inside"}]},
+        "annotations": {"a": "b"},
+        "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}],
+        "linux": {
+            "mountLabel": "label",
+            "namespaces": [
+                {"type": "pid", "path": "/proc/7/ns/pid"},
+                {"type": "network", "path": "/run/netns/x"},
+                {"type": "ipc", "path": "/proc/7/ns/ipc"},
+                {"type": "mount"},
+                {"type": "cgroup"},
+                {"type": "time"},
+            ],
+            "resources": {
+                "devices": [{"allow": False, "access": "rwm"}],
+                "memory": {"limit": 5},
+                "cpu": {"quota": 1, "period": 2, "cpus": "0-3", "mems": "0"},
+                "blockIO": {"weight": 10},
+                "network": {"classID": 1},
+                "pids": {"limit": 9},
+            },
+        },
+    }
+
+
+def test_the_whole_of_it() -> None:
+    before = spec()
+    made = for_guest(before, Translation("/guest/rootfs", annotations={"kind": "single"}))
+    assert before == spec()
+    assert made["root"] == {"path": "/guest/rootfs", "readonly": True}
+    assert made["process"] == before["process"]
+    assert made["annotations"] == {"a": "b", "kind": "single"}
+    assert made["hooks"] == {"startContainer": [{"path": "/inside"}]}
+    linux = made["linux"]
+    assert linux["namespaces"] == [{"type": "ipc"}, {"type": "mount"}]
+    assert "mountLabel" not in linux
+    assert linux["resources"] == {
+        "devices": [{"allow": False, "access": "rwm"}],
+        "memory": {"limit": 5},
+        "cpu": {"quota": 1, "period": 2},
+        "pids": {"limit": 9},
+    }
+    assert wants_sandbox_pids(before)
+    assert not wants_sandbox_pids({"linux": {"namespaces": [{"type": "pid"}]}})
+    assert resources_for_guest({"cpu": {"cpus": "1"}}) == {"cpu": {}}
+
+
+def test_a_plan_has_the_root_file_system_first(tmp_path: Path) -> None:
+    (tmp_path / "rootfs").mkdir()
+    (tmp_path / "hosts").write_text("x")
+    given_spec: Spec = {**spec(), "mounts": [bind(tmp_path / "hosts", "/etc/hosts")]}
+    config = ContainerConfig(
+        id="box", spec=cast("dict[str, object]", given_spec), rootfs=SharedRootfs(str(tmp_path / "rootfs"))
+    )
+    plan = plan_container(config, lambda serial: ("blk", serial), shm=True)
+    assert [share.name for share in plan.shares] == ["box/rootfs", share_name("box", "/etc/hosts")]
+    assert plan.spec["root"]["path"] == f"{SHARE_MOUNT}/box/rootfs"
+    assert plan.sandbox_pids and plan.storages == [] and plan.warnings == []
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.text(max_size=8), JSON, max_size=4))
+def test_unknown_parts_of_a_specification_are_kept(extra: dict[str, object]) -> None:
+    known = {"root", "mounts", "linux", "annotations", "hooks", "process"}
+    extra = {key: value for key, value in extra.items() if key not in known}
+    before = cast(Spec, {**spec(), **extra})
+    original = copy.deepcopy(before)
+    made = cast("dict[str, object]", for_guest(before, Translation("/r")))
+    assert json.dumps(before) == json.dumps(original)
+    assert {key: made[key] for key in extra} == extra
+
+
+def test_names_in_the_share_hold_nothing_of_a_path() -> None:
+    for destination in ("/", "/a/../b", "/etc/", "/x/y z"):
+        name = share_name("box", destination)
+        assert "/" not in name and name not in (".", "..") and os.path.basename(name) == name
