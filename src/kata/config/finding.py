@@ -33,11 +33,11 @@ class Findings:
 
     def error(self, key: str, why: str, suggestion: str = "", where: str = "") -> None:
         """Something that makes the configuration unusable."""
-        self.all.append(Finding("error", key, why, suggestion, where))
+        self.all.append(Finding("error", _printable(key), why, suggestion, where))
 
     def warn(self, key: str, why: str, suggestion: str = "", where: str = "") -> None:
         """Something that a user should know."""
-        self.all.append(Finding("warning", key, why, suggestion, where))
+        self.all.append(Finding("warning", _printable(key), why, suggestion, where))
 
     @property
     def errors(self) -> tuple[Finding, ...]:
@@ -53,6 +53,11 @@ class Findings:
         """Raise AnnotationError when an annotation is at fault, else InvalidConfigError; nothing without errors."""
         if self.errors:
             raise _error_of(self.errors)
+
+
+def _printable(key: str) -> str:
+    """A name as it came, on one line: names of keys and annotations may be anything."""
+    return "".join(char if char.isprintable() else "?" for char in key)
 
 
 def _error_of(errors: tuple[Finding, ...]) -> ConfigError:

@@ -14,6 +14,9 @@ SUBTABLES = ("hypervisor.factory", "agent.mem_agent")
 """Sections that are tables within another's."""
 
 
+LONGEST = 100
+"""Characters of a name that is worth comparing; difflib's time grows with their square."""
+
 Entry = tuple[AnySetting, Kind[Any]]
 """What a name means, and the kind that reads it: an alias may be written in another unit than its setting."""
 
@@ -45,6 +48,8 @@ def by_annotation() -> dict[str, Entry]:
 
 def nearest(word: str, words: Iterable[str]) -> str:
     """`did you mean …`, or nothing when nothing is near."""
+    if len(word) > LONGEST:
+        return ""
     import difflib  # only mistakes need it
 
     close = difflib.get_close_matches(word, list(words), n=1, cutoff=0.6)

@@ -63,11 +63,14 @@ def check(path: str, host: Host | None = None) -> list[Finding]:
 def _draft(path: str, annotations: Mapping[str, str], host: Host, findings: Findings) -> Draft:
     draft = merge.merge(read_layers(path, findings) if path else [], findings)
     if annotations and not findings.errors:
-        from kata.config import hashes, pod  # a pod without annotations pays for neither
+        from kata.config import pod  # a sandbox without annotations does not pay for it
 
         pod.apply(draft, annotations, findings)
-        hashes.check(draft, findings)
     Rules(draft, host, findings).apply()
+    if annotations and not findings.errors:
+        from kata.config import hashes
+
+        hashes.check(draft, findings)
     return draft
 
 

@@ -11,6 +11,7 @@ import os
 import re
 import stat
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 
 from kata import paths
 from kata.config.finding import ANNOTATION, Findings
@@ -57,7 +58,8 @@ def is_enabled(name: str, patterns: tuple[str, ...]) -> bool:
 
     The hypervisor's also match without `hypervisor.`, as upstream's operators write them.
     """
-    words = [name.removeprefix(PREFIX).removeprefix("io.katacontainers.")]
+    own = name.startswith(PREFIX)
+    words = [name.removeprefix(PREFIX) if own else by_annotation()[name][0].name]
     if words[0].startswith("hypervisor."):
         words.append(words[0].removeprefix("hypervisor."))
     return any(re.fullmatch(pattern, word) for pattern in patterns for word in words)
@@ -156,7 +158,5 @@ def _resolved(glob: str) -> str:
 
 
 def _matches(pattern: str, word: str) -> bool:
-    from fnmatch import fnmatchcase  # only annotations with paths need it
-
     # As in a shell: what begins with a dot is not meant by a star.
     return fnmatchcase(word, pattern) and not (word.startswith(".") and not pattern.startswith("."))

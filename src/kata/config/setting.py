@@ -26,10 +26,10 @@ class Setting(Generic[T]):
     `default`: its value, or a function that finds it. `help`: one sentence. `annotation`: True when a pod may set it
     under its own name, or other names for that (without PREFIX). `aliases`: other keys that mean the same, as
     `section.key`, with their kind where that differs. `ignored`: why setting it has no effect here (a warning, unless
-    the value is the default or in `quiet`); `refused`: why a sandbox that wants it is not started. `ignored_values`
-    and `refused_values` say the same of single values. `allowed_by`: the list of globs that a pod's value has to
+    the value is the default or in `quiet`); `refused`: why a sandbox that wants it is not started;
+    `refused_values`: the same for single values. `allowed_by`: the list of globs that a pod's value has to
     match. `asset`: it is a file that the VM boots from. `combine`: how a pod's value joins the operator's.
-    `in_file`: False for what only annotations have.
+    `in_file`: False for what only annotations have. `secret`: its value is not shown.
     """
 
     key: str = ""
@@ -46,12 +46,12 @@ class Setting(Generic[T]):
         ignored: str = "",
         refused: str = "",
         quiet: tuple[T, ...] = (),
-        ignored_values: Mapping[T, str] | None = None,
         refused_values: Mapping[T, str] | None = None,
         allowed_by: str = "",
         asset: bool = False,
         combine: Callable[[T, T], T] | None = None,
         in_file: bool = True,
+        secret: bool = False,
     ) -> None:
         self.kind = kind
         self.help = help
@@ -61,12 +61,12 @@ class Setting(Generic[T]):
         self.ignored = ignored
         self.refused = refused
         self.quiet = quiet
-        self.ignored_values = ignored_values or {}
         self.refused_values = refused_values or {}
         self.allowed_by = allowed_by
         self.asset = asset
         self.combine = combine
         self.in_file = in_file
+        self.secret = secret
         self._default = default
         self._annotation = annotation
 
@@ -94,9 +94,7 @@ class Setting(Generic[T]):
 
     def why_ignored(self, value: T) -> str:
         """Why `value` has no effect here; empty when it has."""
-        if self.ignored and value != self.default and value not in self.quiet:
-            return self.ignored
-        return self.ignored_values.get(value, "") if self.ignored_values else ""
+        return self.ignored if self.ignored and value != self.default and value not in self.quiet else ""
 
     def why_refused(self, value: T) -> str:
         """Why a sandbox with `value` is not started; empty when it is."""

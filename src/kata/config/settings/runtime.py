@@ -50,7 +50,10 @@ class Runtime(Section):
         annotation=True,
     )
     static_sandbox_resource_mgmt = Setting(
-        Flag(), False, "Size the VM once, by what its pod asks for, and never resize it."
+        Flag(),
+        False,
+        "Size the VM once, by what its pod asks for, and never resize it.",
+        aliases=("runtime.static_resource_mgmt",),
     )
     enable_vcpus_pinning = Setting(
         Flag(),
@@ -94,7 +97,11 @@ class Runtime(Section):
         refused_values={"block-encrypted": "the guest cannot encrypt disks"},
     )
     disable_guest_empty_dir = Setting(
-        Flag(), True, "An emptyDir on disk stays on the host, and is shared.", ignored="`emptydir_mode` says so"
+        Flag(),
+        True,
+        "An emptyDir on disk stays on the host, and is shared.",
+        quiet=(False,),
+        ignored="`emptydir_mode` says so",
     )
     kubelet_root_dir = Setting(Path(), "/var/lib/kubelet", "The kubelet's folder, by which its volumes are known.")
     pod_resource_api_sock = Setting(
@@ -129,7 +136,7 @@ class Runtime(Section):
     enable_tracing = Setting(Flag(), False, "Send spans of the runtime.", ignored=TRACES)
     jaeger_endpoint = Setting(Text(), "", "The collector's URL.", ignored=TRACES)
     jaeger_user = Setting(Text(), "", "The user's name for it.", ignored=TRACES)
-    jaeger_password = Setting(Text(), "", "The password for it.", ignored=TRACES)
+    jaeger_password = Setting(Text(), "", "The password for it.", ignored=TRACES, secret=True)
     keep_abnormal = Setting(
         Flag(),
         False,

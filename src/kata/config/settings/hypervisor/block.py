@@ -20,9 +20,8 @@ class Block(HypervisorTable):
             synonyms={"virtio-blk-pci": "virtio-blk", "virtio-blk-mmio": "virtio-mmio", "virtio-pmem": "nvdimm"},
         ),
         "virtio-blk",
-        "How disks are attached: virtio-blk (with microvm over MMIO).",
+        "How disks are attached: virtio-blk. virtio-scsi and virtio-mmio are taken as that, too.",
         annotation=True,
-        ignored_values={"virtio-scsi": VIRTIO_BLK, "virtio-mmio": VIRTIO_BLK},
         refused_values={
             "nvdimm": "persistent memory maps a file that the guest could write (CVE-2026-24834)",
             "virtio-blk-ccw": "it is of another architecture",
@@ -37,10 +36,16 @@ class Block(HypervisorTable):
         ),
         "virtio-blk",
         "How the root disk is attached.",
+        quiet=("virtio-mmio", "nvdimm"),
         ignored=VIRTIO_BLK,
     )
     disable_image_nvdimm = Setting(
-        Flag(), True, "Attach the root disk as a disk instead of as memory.", annotation=True, ignored=VIRTIO_BLK
+        Flag(),
+        True,
+        "Attach the root disk as a disk instead of as memory.",
+        annotation=True,
+        quiet=(False,),
+        ignored=VIRTIO_BLK,
     )
     block_device_aio = Setting(
         Choice("threads", "native", "io_uring"),

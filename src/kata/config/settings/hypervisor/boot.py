@@ -6,7 +6,8 @@ from kata.config.setting import Setting
 from kata.config.settings.hypervisor.table import HypervisorTable
 from kata.config.values import GuestExtension, merge_kernel_params
 
-PARAMS_HINT = "words of a kernel command line, separated by blanks"
+PARAMS = r'[^"]*("[^"]*"[^"]*)*'
+"""Quotations that end: an open one would swallow the words that come after it."""
 VERITY = r"([a-z_]+=[0-9A-Za-z-]+(,[a-z_]+=[0-9A-Za-z-]+)*)?"
 OPTIONS = r"[\w.,=+:-]*"
 """A list of QEMU properties: nothing in it can begin another option."""
@@ -58,7 +59,7 @@ class Boot(HypervisorTable):
     )
     rootfs_type = Setting(Choice("ext4", "xfs", "erofs"), "erofs", "The file system in `image`: ext4, xfs or erofs.")
     kernel_params = Setting(
-        Text(),
+        Text(PARAMS, "close the double quotes"),
         "",
         "Words added last to the guest kernel's command line. A pod's words replace those of the same name.",
         annotation=True,
