@@ -26,7 +26,11 @@ def locate(path: str | None = None, operator_path: str | None = None) -> str:
     `operator_path` (the `config_path` of containerd's runtime options), then PLACES. Raises FileError when one that
     was named is not there.
     """
-    named = (("--config", path), (VARIABLE, os.environ.get(VARIABLE)), ("containerd's config_path", operator_path))
+    named = (
+        ("the command line", path),
+        (VARIABLE, os.environ.get(VARIABLE)),
+        ("containerd's config_path", operator_path),
+    )
     for source, place in named:
         if place:
             if not os.path.exists(place):

@@ -6,6 +6,7 @@ Run-time state of a sandbox never goes in here.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 from kata.config.errors import UnsupportedConfigError
@@ -144,7 +145,7 @@ class Draft:
             image=Image(image),
             path=self.path,
             drop_ins=self.drop_ins,
-            origins=dict(self.origins),
+            origins=MappingProxyType(dict(self.origins)),
             warnings=warnings,
         )
 

@@ -12,6 +12,7 @@ from kata.config.index import by_key
 from kata.config.model import Draft
 from kata.config.setting import AnySetting
 from kata.config.settings import Agent, Factory, Hypervisor, Runtime
+from kata.config.settings.hypervisor import SYNONYMS
 
 MAXIMUM_VCPUS = 240
 """QEMU's limit for q35 with the interrupt remapping that guests have."""
@@ -34,6 +35,7 @@ class Rules:
     def apply(self) -> None:
         """Everything. What has no effect is said first, while values are still those that were given."""
         self.unheeded()
+        self.names()
         self.assets()
         self.vcpus()
         self.memory()
@@ -43,6 +45,12 @@ class Rules:
         self.volumes()
         self.factory()
         self.timeouts()
+
+    def names(self) -> None:
+        """A pod may name the hypervisor that there is, and no other. What a file names was settled by `merge`."""
+        name = self.draft.get(Runtime.hypervisor_name)
+        if self.is_annotation(Runtime.hypervisor_name) and SYNONYMS.get(name, name) != self.draft.hypervisor_name:
+            self.error(Runtime.hypervisor_name, f"the operator has set up {self.draft.hypervisor_name} alone", "")
 
     def assets(self) -> None:
         """One root file system: the default image holds only where nobody names another or an initrd."""

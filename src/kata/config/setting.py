@@ -10,6 +10,7 @@ depends on several of them (`rules`).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar, Generic, NoReturn, TypeVar, overload
 
 from kata.config.kinds import Kind
@@ -125,7 +126,7 @@ class Section:
     __slots__ = ("values",)
 
     def __init__(self, values: Mapping[str, Any]) -> None:
-        object.__setattr__(self, "values", dict(values))
+        object.__setattr__(self, "values", MappingProxyType(dict(values)))
 
     @classmethod
     def settings(cls) -> Iterator[AnySetting]:

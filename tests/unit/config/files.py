@@ -24,7 +24,7 @@ def write(folder: Path, text: str, **drop_ins: str) -> str:
     return str(main)
 
 
-def loaded(folder: Path, text: str, annotations: dict[str, str] | None = None, **drop_ins: str) -> Config:
+def loaded(folder: Path, text: str, annotations: dict[str, str] | None = None, /, **drop_ins: str) -> Config:
     """The configuration that these files make on a host with 4 CPUs and 8 GiB."""
     return load(write(folder, text, **drop_ins), annotations=annotations, host=HOST)
 

@@ -78,9 +78,11 @@ def test_the_search_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_file_that_was_named_must_be_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     missing = str(tmp_path / "missing.toml")
     monkeypatch.delenv("KATA_CONF_FILE", raising=False)
-    for arguments in ({"path": missing}, {"operator_path": missing}):
-        with pytest.raises(FileError, match="there is no configuration file"):
-            load(**arguments)
+    with pytest.raises(FileError, match="there is no configuration file"):
+        load(missing)
+    with pytest.raises(FileError, match="there is no configuration file") as caught:
+        load(operator_path=missing)
+    assert "config_path" in caught.value.hint
     monkeypatch.setenv("KATA_CONF_FILE", missing)
     with pytest.raises(FileError) as caught:
         load()
@@ -286,5 +288,7 @@ def test_the_configuration_is_frozen(tmp_path: Path) -> None:
     config = loaded(tmp_path, "")
     with pytest.raises(AttributeError, match="frozen"):
         config.hypervisor.default_vcpus = 2.0
+    with pytest.raises(TypeError):
+        config.hypervisor.values["default_vcpus"] = 2.0  # type: ignore[index]
     assert hash(config.hypervisor) == hash(loaded(tmp_path, "").hypervisor)
     assert repr(config.factory) == "Factory()"

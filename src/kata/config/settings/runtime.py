@@ -23,8 +23,13 @@ class Runtime(Section):
             "wasm_container": "containers run in VMs here, and nowhere else",
         },
     )
-    hypervisor_name = Setting(Text("[a-z-]*"), "", "Which `[hypervisor.NAME]` holds; there is but one.")
-    agent_name = Setting(Choice("kata"), "kata", "Which `[agent.NAME]` holds.")
+    hypervisor_name = Setting(
+        Text(),
+        "",
+        "Which `[hypervisor.NAME]` holds; there is but one, and a pod can only name that.",
+        annotation=True,
+    )
+    agent_name = Setting(Choice("kata"), "kata", "Which `[agent.NAME]` holds.", annotation=True)
     enable_debug = Setting(Flag(), False, "The runtime logs more.")
     log_level = Setting(Text(), "info", "The runtime's level of logging.", ignored="`enable_debug` says how much")
     internetworking_model = Setting(

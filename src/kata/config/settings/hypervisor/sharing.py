@@ -37,7 +37,7 @@ class Sharing(HypervisorTable):
         Integer(), 0, "MiB of a DAX window.", annotation=True, ignored="Debian's QEMU has no DAX window for virtio-fs"
     )
     virtio_fs_queue_size = Setting(
-        Integer(0, 1024), 1024, "Entries of the virtio-fs queue.", ignored="QEMU's own size is used"
+        Integer(), 1024, "Entries of the virtio-fs queue.", ignored="QEMU's own size is used"
     )
     # As an annotation this is how CVE-2026-44210 got a tenant's words into argv: pods cannot set it at all.
     virtio_fs_extra_args = Setting(
