@@ -6,6 +6,8 @@ well, and the replacement is noted with the value's origin, where `kata config s
 
 from __future__ import annotations
 
+import os
+
 from kata.config.finding import ANNOTATION, Findings
 from kata.config.host import Host
 from kata.config.index import by_key
@@ -107,6 +109,10 @@ class Rules:
             if self.is_annotation(Hypervisor.memory_slots):
                 self.error(Hypervisor.memory_slots, "there must be one at least", "give 1 or more")
             self.draft.adjust(Hypervisor.memory_slots, DEFAULT_SLOTS, "0 is the default")
+        if (needed := _size_mib(self.draft.get(Hypervisor.initrd))) >= size:
+            self.error(
+                Hypervisor.initrd, f"its {needed} MiB do not fit into {size} MiB of memory", "raise default_memory"
+            )
         if self.draft.get(Hypervisor.enable_numa) and not self.draft.get(Runtime.static_sandbox_resource_mgmt):
             self.error(Hypervisor.enable_numa, "it needs static_sandbox_resource_mgmt", "set both or none")
 
@@ -192,3 +198,11 @@ class Rules:
     def place(self, setting: AnySetting) -> str:
         """The file that set it, or that it was a pod."""
         return ANNOTATION if self.is_annotation(setting) else self.draft.origin(setting).where
+
+
+def _size_mib(path: str) -> int:
+    """The size of a file; 0 when there is none, which is for whoever starts the VM to say."""
+    try:
+        return os.stat(path).st_size // 1024**2 if path else 0
+    except OSError:
+        return 0

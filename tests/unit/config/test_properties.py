@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import json
 import tempfile
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from kata.config.merge import merge
 from kata.config.model import Draft
 from kata.config.pod import is_allowed_path
 from kata.config.render import as_json, show
+from kata.config.rules import Rules
 from kata.config.settings import SECTIONS
 from kata.config.values import kernel_words, merge_kernel_params
 from tests.unit.config.files import HOST, enabling, loaded
@@ -55,7 +58,12 @@ def layer(tree: dict[str, Any]) -> Layer:
 @settings(deadline=None, max_examples=150)
 def test_any_types_anywhere_give_findings_and_no_traceback(layers: list[dict[str, Any]]) -> None:
     findings = Findings()
-    merge([layer(tree) for tree in layers], findings)
+    draft = merge([layer(tree) for tree in layers], findings)
+    Rules(draft, HOST, findings).apply()
+    config = draft.freeze(findings.warnings)
+    assert tomllib.loads(show(config))
+    json.dumps(as_json(config))
+    config.unsupported()
     for found in findings.all:
         assert found.key and found.why
         assert "\n" not in str(found)

@@ -82,6 +82,16 @@ def test_what_excludes_each_other(text: str, key: str, tmp_path: Path) -> None:
     assert [found.key.rpartition(".")[2] for found in caught.value.findings] == [key]
 
 
+def test_an_initrd_fits_into_memory(tmp_path: Path) -> None:
+    initrd = tmp_path / "initrd.img"
+    with initrd.open("wb") as file:
+        file.truncate(300 * 1024**2)
+    text = f"[hypervisor.qemu]\ninitrd = '{initrd}'\ndefault_memory = "
+    assert loaded(tmp_path, text + "512\n").hypervisor.initrd == str(initrd)
+    with pytest.raises(InvalidConfigError, match="300 MiB do not fit into 300 MiB"):
+        loaded(tmp_path, text + "300\n")
+
+
 def test_no_new_network_namespace_goes_with_no_network(tmp_path: Path) -> None:
     config = loaded(tmp_path, "[runtime]\ndisable_new_netns = true\ninternetworking_model = 'none'\n")
     assert config.runtime.disable_new_netns
