@@ -53,6 +53,10 @@ bench: setup ## Measure cold starts, memory and sizes, and print the figures
 protos: setup ## Generate the message classes from protos/
 	@.venv/bin/python -I tools/protos.py
 
+.PHONY: settings
+settings: setup ## Generate docs/configuration.md and the default configuration file
+	@.venv/bin/python -I tools/settings.py
+
 .PHONY: lock
 lock: setup ## Choose newer versions of the Python packages and write requirements/*.txt
 	@tools/lock.sh

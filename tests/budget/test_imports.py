@@ -34,6 +34,7 @@ CASES = [
     ("kata.supervisor.supervise", HOST),
     ("kata.hypervisor.qemu.machine", HOST),
     ("kata.storage.virtiofs", HOST),
+    ("kata.config", HOST | {"argparse", "difflib", "hashlib", "msgspec", "subprocess", "tempfile"}),
     ("kata.ctl.__main__", HOST | {"msgspec", "pathlib", "subprocess", "google"}),
 ]
 

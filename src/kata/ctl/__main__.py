@@ -24,6 +24,7 @@ COMMANDS = (
     "rm",
     "image",
     "check",
+    "config",
     "demo",
     "setup",
     "osbuilder",

@@ -1,0 +1,83 @@
+"""A setting that is documented as having an effect is read by somebody, or is on the list of those that wait for it.
+
+Whoever makes a room read a setting takes it off the list; whoever finds that it cannot be honoured declares it
+`ignored` or `refused` instead.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from pathlib import Path
+
+import pytest
+
+from kata.config.render import is_honoured
+from kata.config.setting import AnySetting
+from kata.config.settings import SECTIONS
+from kata.config.settings.hypervisor.annotations import Annotations
+
+SOURCES = Path(__file__).parents[3] / "src/kata"
+
+WAITING = {
+    "agent": """
+        dial_timeout dial_timeout_ms health_check_request_timeout_ms kernel_modules policy request_timeout_ms
+    """,
+    "factory": """
+        enable_template template_path
+    """,
+    "hypervisor": """
+        block_device_aio block_device_cache_direct block_device_cache_noflush block_device_cache_set
+        block_device_driver block_device_logical_sector_size block_device_physical_sector_size cold_plug_vfio
+        cpu_features default_bridges default_maxmemory default_maxvcpus default_vcpus default_memory
+        disable_block_device_use disable_vhost_net enable_debug enable_hugepages enable_iothreads
+        enable_mem_prealloc entropy_source
+        firmware guest_hook_path hot_plug_vfio hugepage_type image initrd kernel machine_accelerators
+        machine_type memory_offset memory_slots msize_9p network_queues num_queues overhead_memory
+        overhead_vcpus path pcie_root_port queue_size reclaim_guest_freed_memory rootfs_type
+        rx_rate_limiter_max_rate shared_fs tx_rate_limiter_max_rate virtio_fs_cache virtio_fs_daemon
+    """,
+    "runtime": """
+        create_container_timeout disable_guest_seccomp disable_new_netns emptydir_mode enable_debug
+        enable_vcpus_pinning internetworking_model kubelet_root_dir name sandbox_bind_mounts sandbox_cgroup_only
+        shared_mounts static_sandbox_resource_mgmt vfio_mode
+    """,
+}
+"""By table, what sandboxes do not read yet."""
+
+
+def readers(setting: AnySetting) -> list[str]:
+    """The modules, besides this room's own, in which the setting is read from a configuration."""
+    attribute = re.compile(rf"\b{setting.section}\.{setting.key}\b")
+    return [name for name, text in _modules().items() if attribute.search(text)]
+
+
+@functools.cache
+def _modules() -> dict[str, str]:
+    """Host modules that may go by a configuration: not those that load, check and show it, nor the guest's."""
+    found = {}
+    for path in SOURCES.rglob("*.py"):
+        name = path.relative_to(SOURCES).as_posix()
+        if name == "config/guest.py" or not name.startswith(("agent/", "config/", "ctl/commands/config")):
+            found[name] = path.read_text()
+    return found
+
+
+def candidates() -> list[AnySetting]:
+    """Settings with an effect that is somebody else's: not the lists that this room itself goes by."""
+    own = {setting.name for setting in Annotations.settings()} | {"runtime.hypervisor_name", "runtime.agent_name"}
+    return [
+        setting
+        for section in SECTIONS
+        for setting in section.settings()
+        if is_honoured(setting) and setting.in_file and setting.name not in own
+    ]
+
+
+def test_what_has_an_effect_is_read_by_somebody() -> None:
+    waiting = {f"{table}.{key}" for table, keys in WAITING.items() for key in keys.split()}
+    unread = {setting.name for setting in candidates() if not readers(setting)}
+    problems = [f"{name}: nobody reads it: wire it, or declare why it is ignored" for name in unread - waiting]
+    problems += [f"{name}: it is read, or gone: take it off the list" for name in waiting - unread]
+    if problems:
+        pytest.fail("\n".join(sorted(problems)), pytrace=False)
