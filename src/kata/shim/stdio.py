@@ -69,7 +69,8 @@ class HeldFifo:
             raise OSError(f"{path} is not a FIFO")
         self._wake = os.eventfd(0, os.EFD_CLOEXEC)
         self._lock = threading.Lock()
-        self._writing = self._closed = False
+        self._writing = False
+        self._closed = threading.Event()
         try:
             set_pipe_size(self._fd, READ_SIZE)
         except OSError:
@@ -78,7 +79,7 @@ class HeldFifo:
     def write(self, stream: Stream, data: bytes) -> None:
         """Write all of `data`, waiting for the client. Raises OSError once it is closed."""
         with self._lock:
-            if self._closed:
+            if self._closed.is_set():
                 raise BrokenPipeError("the stream is closed")
             self._writing = True
         try:
@@ -86,15 +87,15 @@ class HeldFifo:
         finally:
             with self._lock:
                 self._writing = False
-                if self._closed:
+                if self._closed.is_set():
                     self._release()
 
     def close(self) -> None:
         """The client reads end of file; a `write` that waits fails. Idempotent."""
         with self._lock:
-            if self._closed:
+            if self._closed.is_set():
                 return
-            self._closed = True
+            self._closed.set()
             if self._writing:
                 os.eventfd_write(self._wake, 1)
             else:
@@ -109,7 +110,7 @@ class HeldFifo:
                 poll.register(self._fd, select.POLLOUT)
                 poll.register(self._wake, select.POLLIN)
                 poll.poll()  # ends with a reader, or with close()
-            if self._closed:
+            if self._closed.is_set():
                 raise BrokenPipeError("the stream is closed")
 
     def _release(self) -> None:
