@@ -1,17 +1,27 @@
-"""From a pod's first specification to the sandbox that it gets: sizes, guest, shared directories.
+"""From a pod's first specification and the operator's configuration to the sandbox that it gets.
 
-Called by `pod` when a sandbox starts. Looks at the guest's assets and changes nothing.
+Called by `pod` when a sandbox starts. Looks at the configuration's files and the guest's assets; changes nothing.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+from typing import TYPE_CHECKING, NamedTuple
 
+from kata import config as configuration
 from kata import paths
+from kata.config.guest import kernel_params
 from kata.osbuilder.assets import present
+from kata.protocol.generated.host import runtimeoptions_pb2
+from kata.sandbox import resources
 from kata.sandbox.config import GuestAssets, SandboxConfig
+from kata.sandbox.errors import ConfigError
+from kata.shim.bundle import annotations_of
 
 if TYPE_CHECKING:
+    from google.protobuf.any_pb2 import Any as AnyMessage
+
+    from kata.config import Config
     from kata.oci.spec import Spec
     from kata.shim.kind import Kind
 
@@ -20,14 +30,58 @@ HOSTNAME_LIMIT = 64
 DEFAULT_SHM = 64 << 20
 
 
-def sandbox_config(kind: Kind, spec: Spec) -> SandboxConfig:
-    """The sandbox for a pod or a container of its own. Raises KataError when there is nothing to boot from."""
-    assets = present(paths.assets_dir())
+class Configured(NamedTuple):
+    """The operator's settings, and the sandbox that follows from them and the specification."""
+
+    config: Config
+    sandbox: SandboxConfig
+
+
+def configure(kind: Kind, spec: Spec, options: AnyMessage | None = None) -> Configured:
+    """What holds for a new sandbox. `options` are containerd's for this runtime. Raises KataError."""
+    annotations = annotations_of(spec)
+    config = configuration.load(annotations=annotations, operator_path=config_path(options))
+    config.check_runnable()
+    return Configured(config, sandbox_config(config, kind, spec))
+
+
+def config_path(options: AnyMessage | None) -> str | None:
+    """The configuration file that containerd's own configuration names; options of other runtimes say nothing."""
+    if options is None or not options.type_url.endswith("runtimeoptions.v1.Options"):
+        return None
+    return runtimeoptions_pb2.Options.FromString(options.value).config_path or None
+
+
+def sandbox_config(config: Config, kind: Kind, spec: Spec) -> SandboxConfig:
+    """The sandbox of a pod, or of a container of its own. Raises KataError when there is nothing to boot from."""
+    hypervisor = config.hypervisor
+    work = resources.workload_of(spec, annotations_of(spec))
+    machine_type = hypervisor.machine_type
+    if machine_type not in ("q35", "microvm"):
+        raise ConfigError(f"machine type {machine_type!r} cannot be run")
     return SandboxConfig(
         id=kind.sandbox_id,
         hostname=spec.get("hostname", "")[:HOSTNAME_LIMIT],
-        assets=GuestAssets(assets.kernel, assets.initrd, assets.image),
+        assets=guest_assets(config),
+        vcpus=resources.vcpus(hypervisor.default_vcpus, work, hypervisor.default_maxvcpus),
+        memory_mib=resources.memory_mib(hypervisor.default_memory, work, hypervisor.default_maxmemory),
+        machine_type="q35" if machine_type == "q35" else "microvm",
         network="none",
-        share=True,
+        share=hypervisor.shared_fs == "virtio-fs",
         shm_bytes=DEFAULT_SHM,
+        kernel_params=kernel_params(config),
+        boot_timeout=float(config.agent.dial_timeout),
     )
+
+
+def guest_assets(config: Config) -> GuestAssets:
+    """What the guest boots from: the operator's files, or our own. Raises KataError when they are missing."""
+    ours = present(paths.assets_dir())
+    kernel, image, initrd = config.hypervisor.kernel, config.hypervisor.image, config.hypervisor.initrd
+    for path in filter(None, (kernel, image, initrd)):
+        if not os.path.isfile(path):
+            raise ConfigError(f"the guest's file {path} is missing", hint="kata config show says who named it")
+    if initrd:
+        return GuestAssets(kernel, initrd, None)
+    # Debian's kernel has its drivers in an initrd of ours, which then mounts the image.
+    return GuestAssets(kernel, ours.initrd if kernel == ours.kernel else None, image)

@@ -19,19 +19,18 @@ from kata.sandbox.process import ProcessState
 from kata.sandbox.sandbox import Sandbox
 from kata.sandbox.store import Record, Store, process_ref
 from kata.sandbox.translate import resources_for_guest
-from kata.shim import configure
 from kata.shim.bundle import annotations_of, read_spec
+from kata.shim.configure import Configured, configure
 from kata.shim.events import timestamp
 from kata.shim.kind import BUNDLE_PATH, CONTAINER_TYPE, Kind, kind_of
 from kata.shim.rootfs import mount_rootfs, unmount_rootfs
 from kata.shim.task import SIGKILL, StdioNames, Task
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from kata.log import Logger
     from kata.oci.spec import LinuxResources, Spec
-    from kata.protocol.generated.host import mount_pb2
+    from kata.protocol.generated.host import task_pb2
+    from kata.sandbox.container import Container
     from kata.sandbox.process import Process
     from kata.shim.events import Publisher
 
@@ -58,20 +57,20 @@ class Pod:
 
     # Section: a task's life
 
-    def create(self, container_id: str, bundle: str, rootfs: Sequence[mount_pb2.Mount], names: StdioNames) -> Task:
+    def create(self, request: task_pb2.CreateTaskRequest) -> Task:
         """Create a task; the first one of a pod starts its sandbox. After a failure nothing of it is left."""
         with self._lock:
-            if container_id in self._tasks:
-                raise ExistsError(f"task {container_id} exists already")
-            self._tasks[container_id] = None
+            if request.id in self._tasks:
+                raise ExistsError(f"task {request.id} exists already")
+            self._tasks[request.id] = None
         try:
-            task = self._create(container_id, bundle, rootfs, names)
+            task = self._create(request)
         except BaseException:
             with self._lock:
-                del self._tasks[container_id]
+                del self._tasks[request.id]
             raise
         with self._lock:
-            self._tasks[container_id] = task
+            self._tasks[request.id] = task
         return task
 
     def task(self, container_id: str) -> Task:
@@ -142,31 +141,19 @@ class Pod:
 
     # Section: creating
 
-    def _create(self, container_id: str, bundle: str, rootfs: Sequence[mount_pb2.Mount], names: StdioNames) -> Task:
-        spec = read_spec(bundle)
-        kind = kind_of(container_id, annotations_of(spec))
-        terminal = bool(spec["process"].get("terminal"))
-        folder = mount_rootfs(bundle, rootfs)
+    def _create(self, request: task_pb2.CreateTaskRequest) -> Task:
+        spec = read_spec(request.bundle)
+        kind = kind_of(request.id, annotations_of(spec))
+        folder = mount_rootfs(request.bundle, request.rootfs)
         try:
-            config = ContainerConfig(
-                id=container_id,
-                spec=cast("dict[str, object]", spec),
-                rootfs=SharedRootfs(folder),
-                annotations={CONTAINER_TYPE: kind.name, BUNDLE_PATH: bundle},
-            )
-            sandbox = self._start_sandbox(kind, spec, config) if kind.makes_sandbox else self._running(kind)
-            try:
-                container = sandbox.create_container(config)
-            except BaseException:
-                if kind.makes_sandbox:
-                    self._take_down()
-                raise
+            container = self._create_container(request, kind, spec, folder)
         except BaseException:
-            unmount_rootfs(bundle)
+            unmount_rootfs(request.bundle)
             raise
+        names = StdioNames(request.stdin, request.stdout, request.stderr)
         task = Task(
             container,
-            bundle,
+            request.bundle,
             kind,
             names,
             namespace=self._namespace,
@@ -174,33 +161,46 @@ class Pod:
             told=self._publisher.publish,
             ended=self._on_end,
         )
-        self._publish_create(task, rootfs, names, terminal=terminal)
-        return task
-
-    def _publish_create(
-        self, task: Task, rootfs: Sequence[mount_pb2.Mount], names: StdioNames, *, terminal: bool
-    ) -> None:
         self._publisher.publish(
             events_pb2.TaskCreate(
                 container_id=task.id,
                 bundle=task.bundle,
-                rootfs=rootfs,
-                io=events_pb2.TaskIO(**names._asdict(), terminal=terminal),
+                rootfs=request.rootfs,
+                io=events_pb2.TaskIO(**names._asdict(), terminal=request.terminal),
                 pid=task.pid,
             )
         )
+        return task
+
+    def _create_container(self, request: task_pb2.CreateTaskRequest, kind: Kind, spec: Spec, rootfs: str) -> Container:
+        config = ContainerConfig(
+            id=request.id,
+            spec=cast("dict[str, object]", spec),
+            rootfs=SharedRootfs(rootfs),
+            annotations={CONTAINER_TYPE: kind.name, BUNDLE_PATH: request.bundle},
+        )
+        if not kind.makes_sandbox:
+            return self._running(kind).create_container(config)
+        sandbox = self._start_sandbox(configure(kind, spec, request.options), spec, config)
+        try:
+            return sandbox.create_container(config)
+        except BaseException:
+            self._take_down()
+            raise
 
     def _running(self, kind: Kind) -> Sandbox:
         if self._sandbox is None or self._down.is_set():
             raise NotFoundError(f"sandbox {kind.sandbox_id} is not running", layer="VMM")
         return self._sandbox
 
-    def _start_sandbox(self, kind: Kind, spec: Spec, container: ContainerConfig) -> Sandbox:
+    def _start_sandbox(self, configured: Configured, spec: Spec, container: ContainerConfig) -> Sandbox:
         if self._sandbox is not None:
             raise ConflictError(f"this shim has a sandbox already: {self._sandbox.config.id}")
-        config = configure.sandbox_config(kind, spec)
+        config = configured.sandbox
+        for warning in configured.config.warnings:
+            self._log.warn("configuration", finding=warning)
         record = Record(
-            name=kind.sandbox_id,
+            name=config.id,
             image=annotations_of(spec).get("io.kubernetes.cri.image-name", ""),
             command=list(spec["process"].get("args", [])),
             sandbox=config,

@@ -54,9 +54,7 @@ class TaskService:
         """Create a task, and its sandbox when it is the first."""
         if request.checkpoint:
             raise RpcError(Code.UNIMPLEMENTED, "a virtual machine's containers cannot be restored from a checkpoint")
-        names = StdioNames(request.stdin, request.stdout, request.stderr)
-        task = self._pod.create(request.id, request.bundle, request.rootfs, names)
-        return task_pb2.CreateTaskResponse(pid=task.pid)
+        return task_pb2.CreateTaskResponse(pid=self._pod.create(request).pid)
 
     def start(self, request: task_pb2.StartRequest, call: Call) -> task_pb2.StartResponse:
         """Start a task or a process that was added to it."""

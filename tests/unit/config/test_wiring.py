@@ -21,7 +21,7 @@ SOURCES = Path(__file__).parents[3] / "src/kata"
 
 WAITING = {
     "agent": """
-        dial_timeout dial_timeout_ms health_check_request_timeout_ms kernel_modules policy request_timeout_ms
+        dial_timeout_ms health_check_request_timeout_ms kernel_modules policy request_timeout_ms
     """,
     "factory": """
         enable_template template_path
@@ -29,13 +29,12 @@ WAITING = {
     "hypervisor": """
         block_device_aio block_device_cache_direct block_device_cache_noflush block_device_cache_set
         block_device_driver block_device_logical_sector_size block_device_physical_sector_size cold_plug_vfio
-        cpu_features default_bridges default_maxmemory default_maxvcpus default_vcpus default_memory
-        disable_block_device_use disable_vhost_net enable_debug enable_hugepages enable_iothreads
+        cpu_features default_bridges         disable_block_device_use disable_vhost_net enable_debug enable_hugepages enable_iothreads
         enable_mem_prealloc entropy_source
-        firmware guest_hook_path hot_plug_vfio hugepage_type image initrd kernel machine_accelerators
-        machine_type memory_offset memory_slots msize_9p network_queues num_queues overhead_memory
+        firmware guest_hook_path hot_plug_vfio hugepage_type machine_accelerators
+        memory_offset memory_slots msize_9p network_queues num_queues overhead_memory
         overhead_vcpus path pcie_root_port queue_size reclaim_guest_freed_memory rootfs_type
-        rx_rate_limiter_max_rate shared_fs tx_rate_limiter_max_rate virtio_fs_cache virtio_fs_daemon
+        rx_rate_limiter_max_rate tx_rate_limiter_max_rate virtio_fs_cache virtio_fs_daemon
     """,
     "runtime": """
         create_container_timeout disable_guest_seccomp disable_new_netns emptydir_mode enable_debug
