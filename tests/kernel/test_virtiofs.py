@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from kata.linux.mounts import own_namespace
 from kata.storage.daemon import Daemon
 from kata.storage.errors import DaemonError, VolumeError
-from kata.storage.virtiofs import VirtiofsShare, own_namespace, start_share
+from kata.storage.virtiofs import VirtiofsShare, start_share
 from tests.helpers.share import Volume, share_volumes
 
 pytestmark = pytest.mark.root

@@ -1,7 +1,7 @@
 """Mount points: the table of them, binding, and taking a subtree of them down.
 
-Called by the agent (bundles, namespaces, sandbox files). Builds on `syscalls`; never decide here what to
-mount.
+Called by the agent (bundles, namespaces, sandbox files) and by the host (shares, root file systems). Builds on
+`syscalls`; never decide here what to mount.
 """
 
 from __future__ import annotations
@@ -54,6 +54,15 @@ def bind(source: str, target: str, *, recursive: bool = False) -> None:
     """Bind-mount `source` on `target`, which must exist. Raises OSError."""
     flags = syscalls.MS_BIND | (syscalls.MS_REC if recursive else 0)
     syscalls.mount(source, target, "", flags)
+
+
+def own_namespace() -> None:
+    """Put this process into a mount namespace of its own: the host's mounts come in, none of ours gets out.
+
+    Call before any thread is started. Raises OSError.
+    """
+    syscalls.unshare(syscalls.CLONE_NEWNS)
+    syscalls.mount("none", "/", "", syscalls.MS_REC | syscalls.MS_SLAVE)
 
 
 def mount_of(fd: int) -> tuple[MountPoint, str]:

@@ -12,23 +12,53 @@ import threading
 import traceback
 from typing import TYPE_CHECKING
 
+from kata.linux.mounts import own_namespace
 from kata.log import Logger
+from kata.protocol.generated.host import task_v3_pb2
+from kata.protocol.messages import skip_helpers
 from kata.protocol.server import Server
 from kata.protocol.transport import SocketListener
 from kata.shim.events import Publisher
+from kata.shim.service import TaskService, to_status
 
 if TYPE_CHECKING:
     import socket
 
     from kata.protocol.status import RpcError
     from kata.shim.arguments import Arguments
+    from kata.shim.pod import Pod
 
+assert task_v3_pb2.DESCRIPTOR is not None  # version 3 of the service is described there, and found by name
 SERVICES = ("containerd.task.v2.Task", "containerd.task.v3.Task")
 EVENTS_TIMEOUT = 5.0
 
 
+class Pods:
+    """The process's one pod, which is made, and its rooms loaded, when it is first asked for."""
+
+    def __init__(self, namespace: str, publisher: Publisher, log: Logger) -> None:
+        self._arguments = (namespace, publisher, log)
+        self._lock = threading.Lock()
+        self._pod: Pod | None = None
+
+    @property
+    def pid(self) -> int:
+        """The process that stands for the tasks; our own as long as there is no virtual machine."""
+        return self._pod.pid if self._pod is not None else os.getpid()
+
+    def get(self) -> Pod:
+        """The pod."""
+        with self._lock:
+            if self._pod is None:
+                from kata.shim.pod import Pod
+
+                self._pod = Pod(*self._arguments)
+            return self._pod
+
+
 def serve(arguments: Arguments, bundle: str, path: str, listener: socket.socket) -> int:
     """Serve until Shutdown or SIGTERM; the exit code."""
+    skip_helpers()
     log = Logger(2, level="debug" if arguments.debug else "info", name="containerd-shim-v2", pid=os.getpid())
     log = log.bind(sandbox=arguments.id)
     try:
@@ -39,32 +69,25 @@ def serve(arguments: Arguments, bundle: str, path: str, listener: socket.socket)
 
 
 def _serve(arguments: Arguments, path: str, listener: socket.socket, log: Logger) -> int:
-    from kata.storage.virtiofs import own_namespace
-
     own_namespace()
-    # Loaded before the first request, so that it overlaps with containerd's own work.
-    from kata.protocol.generated.host import task_v3_pb2
-    from kata.shim.pod import Pod
-    from kata.shim.service import TaskService, to_status
-
-    assert task_v3_pb2.DESCRIPTOR is not None
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     publisher = Publisher(os.environ.get("TTRPC_ADDRESS", ""), arguments.namespace, log)
-    pod = Pod(arguments.namespace, publisher, log)
+    pods = Pods(arguments.namespace, publisher, log)
 
     def explain(error: BaseException) -> RpcError:
         status = to_status(error)
         log.warn("a request failed", code=status.code.name, error=status.message)
         return status
 
-    service = TaskService(pod, stop)
+    service = TaskService(pods, stop)
     with Server(dict.fromkeys(SERVICES, service), explain) as server:
         accepting = SocketListener(listener, path)
         threading.Thread(target=server.serve, args=(accepting,), name="task-service", daemon=True).start()
         log.info("serving", socket=path)
+        pods.get()  # loads the sandbox's rooms while containerd connects and prepares its first request
         stop.wait()
-        pod.close()
+        pods.get().close()
         publisher.close(EVENTS_TIMEOUT)
     log.info("ending")
     return 0

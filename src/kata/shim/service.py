@@ -15,10 +15,8 @@ from kata.protocol.generated.host import task_pb2
 from kata.protocol.messages import message
 from kata.protocol.status import Code, RpcError
 from kata.sandbox import errors
-from kata.shim import stats
 from kata.shim.events import as_any, timestamp
 from kata.shim.kind import KindError
-from kata.shim.task import StdioNames
 from kata.version import __version__
 
 if TYPE_CHECKING:
@@ -27,7 +25,7 @@ if TYPE_CHECKING:
     from kata.oci.spec import LinuxResources
     from kata.oci.spec import Process as ProcessSpec
     from kata.protocol.server import Call
-    from kata.shim.pod import Pod
+    from kata.shim.serve import Pods
 
 CODES: tuple[tuple[type[KataError], Code], ...] = (
     (errors.NotFoundError, Code.NOT_FOUND),
@@ -42,23 +40,23 @@ CODES: tuple[tuple[type[KataError], Code], ...] = (
 class TaskService:
     """`containerd.task.v2.Task` and its version 3. `stop` is set when the process is to end."""
 
-    def __init__(self, pod: Pod, stop: threading.Event) -> None:
-        self._pod = pod
+    def __init__(self, pods: Pods, stop: threading.Event) -> None:
+        self._pods = pods
         self._stop = stop
 
     def state(self, request: task_pb2.StateRequest, call: Call) -> task_pb2.StateResponse:
         """What a process is and does."""
-        return self._pod.task(request.id).state(request.exec_id)
+        return self._pods.get().task(request.id).state(request.exec_id)
 
     def create(self, request: task_pb2.CreateTaskRequest, call: Call) -> task_pb2.CreateTaskResponse:
         """Create a task, and its sandbox when it is the first."""
         if request.checkpoint:
             raise RpcError(Code.UNIMPLEMENTED, "a virtual machine's containers cannot be restored from a checkpoint")
-        return task_pb2.CreateTaskResponse(pid=self._pod.create(request).pid)
+        return task_pb2.CreateTaskResponse(pid=self._pods.get().create(request).pid)
 
     def start(self, request: task_pb2.StartRequest, call: Call) -> task_pb2.StartResponse:
         """Start a task or a process that was added to it."""
-        task = self._pod.task(request.id)
+        task = self._pods.get().task(request.id)
         if request.exec_id:
             task.start_added(request.exec_id)
         else:
@@ -68,25 +66,27 @@ class TaskService:
     def delete(self, request: task_pb2.DeleteRequest, call: Call) -> task_pb2.DeleteResponse:
         """Forget a process that has ended, or a task with all that it had."""
         if request.exec_id:
-            process = self._pod.task(request.id).forget(request.exec_id)
+            process = self._pods.get().task(request.id).forget(request.exec_id)
         else:
-            process = self._pod.delete(request.id)
+            process = self._pods.get().delete(request.id)
         exited_at = timestamp(process.exited_at or 0.0)
-        return task_pb2.DeleteResponse(pid=self._pod.pid, exit_status=process.exit_code or 0, exited_at=exited_at)
+        return task_pb2.DeleteResponse(
+            pid=self._pods.get().pid, exit_status=process.exit_code or 0, exited_at=exited_at
+        )
 
     def pids(self, request: task_pb2.PidsRequest, call: Call) -> task_pb2.PidsResponse:
         """The host process that stands for the task."""
-        task = self._pod.task(request.id)
+        task = self._pods.get().task(request.id)
         return task_pb2.PidsResponse(processes=[task_pb2.ProcessInfo(pid=task.pid)])
 
     def pause(self, request: task_pb2.PauseRequest, call: Call) -> Message:
         """Freeze a task."""
-        self._pod.pause(request.id)
+        self._pods.get().pause(request.id)
         return _empty()
 
     def resume(self, request: task_pb2.ResumeRequest, call: Call) -> Message:
         """Let a frozen task go on."""
-        self._pod.resume(request.id)
+        self._pods.get().resume(request.id)
         return _empty()
 
     def checkpoint(self, request: task_pb2.CheckpointTaskRequest, call: Call) -> Message:
@@ -95,25 +95,25 @@ class TaskService:
 
     def kill(self, request: task_pb2.KillRequest, call: Call) -> Message:
         """Send a signal to a process; `all` is what a SIGKILL to the first process means anyway."""
-        self._pod.task(request.id).kill(request.exec_id, request.signal)
+        self._pods.get().task(request.id).kill(request.exec_id, request.signal)
         return _empty()
 
     def exec(self, request: task_pb2.ExecProcessRequest, call: Call) -> Message:
         """Add a process to a task; it is started by `start`."""
         spec = cast("ProcessSpec", _json(request.spec.value, "the process"))
         spec["terminal"] = request.terminal
-        names = StdioNames(request.stdin, request.stdout, request.stderr)
-        self._pod.task(request.id).add(request.exec_id, spec, names)
+        names = (request.stdin, request.stdout, request.stderr)
+        self._pods.get().task(request.id).add(request.exec_id, spec, names)
         return _empty()
 
     def resize_pty(self, request: task_pb2.ResizePtyRequest, call: Call) -> Message:
         """Tell a terminal its size."""
-        self._pod.task(request.id).resize(request.exec_id, request.height, request.width)
+        self._pods.get().task(request.id).resize(request.exec_id, request.height, request.width)
         return _empty()
 
     def close_io(self, request: task_pb2.CloseIORequest, call: Call) -> Message:
         """End a process's input once what the client has written is through. Never waits."""
-        process = self._pod.task(request.id).entry(request.exec_id).process
+        process = self._pods.get().task(request.id).entry(request.exec_id).process
         if request.stdin:
             process.finish_stdin()
         return _empty()
@@ -121,12 +121,12 @@ class TaskService:
     def update(self, request: task_pb2.UpdateTaskRequest, call: Call) -> Message:
         """Change a task's limits."""
         resources = cast("LinuxResources", _json(request.resources.value, "the resources"))
-        self._pod.update(request.id, resources)
+        self._pods.get().update(request.id, resources)
         return _empty()
 
     def wait(self, request: task_pb2.WaitRequest, call: Call) -> task_pb2.WaitResponse:
         """Blocks until a process has ended."""
-        process = self._pod.task(request.id).entry(request.exec_id).process
+        process = self._pods.get().task(request.id).entry(request.exec_id).process
         while process.wait(1.0) is None and not call.cancelled.is_set():
             pass
         exited_at = timestamp(process.exited_at or 0.0)
@@ -134,17 +134,19 @@ class TaskService:
 
     def stats(self, request: task_pb2.StatsRequest, call: Call) -> task_pb2.StatsResponse:
         """What a task uses."""
-        counters = self._pod.task(request.id).container.stats()
+        from kata.shim import stats
+
+        counters = self._pods.get().task(request.id).container.stats()
         url, metrics = stats.metrics(counters, cgroup2=stats.host_has_cgroup2())
         return task_pb2.StatsResponse(stats=as_any(metrics, url))
 
     def connect(self, request: task_pb2.ConnectRequest, call: Call) -> task_pb2.ConnectResponse:
         """Who serves this task."""
-        return task_pb2.ConnectResponse(shim_pid=os.getpid(), task_pid=self._pod.pid, version=__version__)
+        return task_pb2.ConnectResponse(shim_pid=os.getpid(), task_pid=self._pods.pid, version=__version__)
 
     def shutdown(self, request: task_pb2.ShutdownRequest, call: Call) -> Message:
         """End this process, unless it still has tasks."""
-        if self._pod.idle or request.now:
+        if self._pods.get().idle or request.now:
             self._stop.set()
         return _empty()
 

@@ -106,10 +106,10 @@ class Task:
             self._told(events_pb2.TaskStart(container_id=self.id, pid=self.pid))
             entry.announced.set()
 
-    def add(self, exec_id: str, spec: ProcessSpec, names: StdioNames) -> None:
-        """Remember a process that will be started later. Raises KataError."""
+    def add(self, exec_id: str, spec: ProcessSpec, names: tuple[str, str, str]) -> None:
+        """Remember a process that will be started later; `names` are its streams'. Raises KataError."""
         process = self.container.add(exec_id, spec)
-        entry = Entry(process, names)
+        entry = Entry(process, StdioNames(*names))
         box = spec.get("consoleSize", {})
         if box.get("height") and box.get("width"):
             entry.size = box["height"], box["width"]

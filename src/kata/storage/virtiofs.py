@@ -4,7 +4,7 @@ Called by the sandbox before the VM boots. One daemon per sandbox exports one sm
 container needs, when it needs it; the daemon sees it by propagation. Read-only is enforced on the host, by the
 mount; what the guest does to its own mount changes nothing, and beside the mounts it cannot write at all.
 
-The owner has a mount namespace of its own (`own_namespace`), so killing it removes every mount that it made.
+The owner has a mount namespace of its own (`mounts.own_namespace`), so killing it removes every mount that it made.
 The daemon dies with the thread that called `start_share` (PR_SET_PDEATHSIG, prctl(2)): call it on one that stays.
 """
 
@@ -123,15 +123,6 @@ class VirtiofsShare:
         mounts.unmount_below(self._tree)
         if os.path.isdir(self._tree):
             os.rmdir(self._tree)
-
-
-def own_namespace() -> None:
-    """Put this process into a mount namespace of its own: the host's mounts come in, none of ours gets out.
-
-    Call before any thread is started. Raises OSError.
-    """
-    syscalls.unshare(syscalls.CLONE_NEWNS)
-    syscalls.mount("none", "/", "", syscalls.MS_REC | syscalls.MS_SLAVE)
 
 
 def start_share(directory: str, *, daemon: Daemon | None = None, python: str = PYTHON) -> VirtiofsShare:

@@ -15,6 +15,7 @@ import traceback
 from typing import TYPE_CHECKING
 
 from kata.errors import KataError
+from kata.linux.mounts import own_namespace
 from kata.log import Logger
 from kata.protocol.server import Server
 from kata.protocol.transport import listen
@@ -22,7 +23,6 @@ from kata.sandbox.process import LOST_EXIT_CODE
 from kata.sandbox.sandbox import Sandbox
 from kata.sandbox.stdio import LogSink, StdioPaths, client_streams
 from kata.sandbox.store import process_ref
-from kata.storage.virtiofs import own_namespace
 from kata.supervisor.client import SOCKET
 from kata.supervisor.launch import report_end, report_error
 from kata.supervisor.service import ControlService, to_status
