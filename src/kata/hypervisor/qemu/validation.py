@@ -11,7 +11,7 @@ import socket
 
 from kata.hypervisor.errors import SpecError
 from kata.hypervisor.machine import Disk, MachineSpec, PublishedPort
-from kata.hypervisor.qemu.devices import MAX_DISKS, MAX_SHARES, all_disks
+from kata.hypervisor.qemu.devices import MAX_DISKS, MAX_ROOT_PORTS, MAX_SHARES, all_disks
 
 SANDBOX_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 SERIAL = re.compile(r"[A-Za-z0-9_.-]{1,20}")  # 20 bytes: VIRTIO 1.2 section 5.2.4
@@ -32,6 +32,7 @@ def check_spec(spec: MachineSpec) -> None:
     _require(len(spec.directory) + len("/agent.sock") <= SOCKET_PATH_MAX, f"{spec.directory} is too long a path")
     _check_kernel_params(spec.kernel_params)
     _check_disks(spec)
+    _check_buses(spec)
     _check_shares(spec)
     if spec.network is not None:
         _require(MAC.fullmatch(spec.network.mac.lower()), f"{spec.network.mac!r} is not a MAC address")
@@ -68,8 +69,24 @@ def _check_disks(spec: MachineSpec) -> None:
     _require(len(disks) <= MAX_DISKS, f"{len(disks)} disks are more than the {MAX_DISKS} that a machine takes")
     _require(len({disk.serial for disk in disks}) == len(disks), "two disks have the same serial")
     for disk in disks:
-        _check_path(disk.path, "disk")
-        _require(SERIAL.fullmatch(disk.serial), f"{disk.serial!r} is not a disk serial")
+        check_disk(disk)
+        _require(disk.driver != "scsi" or spec.scsi_controller, f"the SCSI disk {disk.serial} needs a SCSI controller")
+
+
+def check_disk(disk: Disk) -> None:
+    """Raise SpecError, naming the value, when no machine could have this disk."""
+    _check_path(disk.path, "disk")
+    _require(SERIAL.fullmatch(disk.serial), f"{disk.serial!r} is not a disk serial")
+    _require(disk.driver in ("blk", "scsi", "nvdimm"), f"{disk.driver!r} is not a driver for disks")
+
+
+def _check_buses(spec: MachineSpec) -> None:
+    ports = spec.pcie_root_ports
+    _require(0 <= ports <= MAX_ROOT_PORTS, f"a machine has {MAX_ROOT_PORTS} root ports at most, not {ports}")
+    if spec.machine_type == "microvm":
+        pmem = any(disk.driver == "nvdimm" for disk in spec.disks)
+        for wanted, what in ((spec.scsi_controller, "SCSI"), (spec.iommu, "an IOMMU"), (pmem, "persistent memory")):
+            _require(not wanted, f"the machine type microvm cannot have {what}")
 
 
 def _check_shares(spec: MachineSpec) -> None:
