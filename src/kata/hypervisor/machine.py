@@ -68,6 +68,14 @@ class SharedDirectory(msgspec.Struct, frozen=True):
     socket_path: str
 
 
+class NinePDirectory(msgspec.Struct, frozen=True):
+    """A 9p export of `path`, which the VMM serves by itself with the rights of its own user: the guest mounts `tag`."""
+
+    tag: str
+    path: str
+    readonly: bool = True
+
+
 class MachineSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Everything a driver needs to boot one VM.
 
@@ -90,6 +98,7 @@ class MachineSpec(msgspec.Struct, frozen=True, kw_only=True):
     disks: tuple[Disk, ...] = ()
     network: UserNetwork | None = None
     shares: tuple[SharedDirectory, ...] = ()
+    ninep: tuple[NinePDirectory, ...] = ()
     pcie_root_ports: int = 4
     """Empty ports for devices that come later, one device each; q35 alone has them."""
     scsi_controller: bool = False

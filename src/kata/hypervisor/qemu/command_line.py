@@ -35,7 +35,8 @@ MACHINE = {
 class Resolved(msgspec.Struct, frozen=True, kw_only=True):
     """What the spec leaves open, decided and opened by the caller: descriptor numbers as QEMU will see them.
 
-    `disk_fds` follows `devices.all_disks`, `share_fds` follows `spec.shares`. One of `agent_fd` (a listening
+    `disk_fds` follows `devices.all_disks`, `share_fds` follows `spec.shares`, `ninep_fds`
+    `spec.ninep`. One of `agent_fd` (a listening
     unix socket) and `vsock` is given.
     """
 
@@ -47,6 +48,7 @@ class Resolved(msgspec.Struct, frozen=True, kw_only=True):
     vsock: devices.VsockEndpoint | None = None
     disk_fds: tuple[int, ...] = ()
     share_fds: tuple[int, ...] = ()
+    ninep_fds: tuple[int, ...] = ()
     pmem_sizes: tuple[int, ...] = ()
     """Bytes of each disk of `devices.pmems`."""
 
@@ -54,7 +56,7 @@ class Resolved(msgspec.Struct, frozen=True, kw_only=True):
         """Every descriptor that QEMU has to inherit."""
         agent = () if self.agent_fd is None else (self.agent_fd,)
         vsock = () if self.vsock is None else (self.vsock.fd,)
-        return (self.qmp_fd, self.console_fd, *agent, *vsock, *self.disk_fds, *self.share_fds)
+        return (self.qmp_fd, self.console_fd, *agent, *vsock, *self.disk_fds, *self.share_fds, *self.ninep_fds)
 
 
 def command_line(spec: MachineSpec, resolved: Resolved) -> list[str]:
@@ -75,6 +77,7 @@ def command_line(spec: MachineSpec, resolved: Resolved) -> list[str]:
         *_network(spec),
         *_disks(spec, resolved),
         *_shares(spec),
+        *_ninep(spec, resolved.ninep_fds),
     ]
 
 
@@ -191,6 +194,14 @@ def _pmems(files: list[tuple[Disk, int]], sizes: tuple[int, ...]) -> list[str]:
 def _shares(spec: MachineSpec) -> list[str]:
     parts = (devices.share(spec, index, share.tag) for index, share in enumerate(spec.shares))
     return [word for part in parts for word in _device(part)]
+
+
+def _ninep(spec: MachineSpec, fds: tuple[int, ...]) -> list[str]:
+    words: list[str] = []
+    for index, (share, fd) in enumerate(zip(spec.ninep, fds, strict=True)):
+        words += ["-fsdev", devices.ninep_export(index, share, fd)]
+        words += _device(devices.ninep(spec, index, share.tag))
+    return words
 
 
 def _device(device: devices.Device) -> list[str]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import msgspec
 
-from kata.hypervisor.machine import Disk, DiskAddress, MachineSpec, PublishedPort, UserNetwork
+from kata.hypervisor.machine import Disk, DiskAddress, MachineSpec, NinePDirectory, PublishedPort, UserNetwork
 
 AGENT_PORT = "agent.channel.0"
 IMAGE_SERIAL = "kata-image"
@@ -172,6 +172,21 @@ def share(spec: MachineSpec, index: int, tag: str) -> Device:
     if spec.machine_type == "microvm":
         return {"driver": f"{name}-device", "chardev": f"fs{index}", "tag": tag}
     return {"driver": f"{name}-pci", "bus": "pcie.0", "addr": f"{slot:x}", "chardev": f"fs{index}", "tag": tag}
+
+
+def ninep_export(index: int, share: NinePDirectory, fd: int) -> str:
+    """The option for a directory that QEMU holds open: it goes by the descriptor's name, never by a path of ours.
+
+    Files keep the owners that they have; QEMU's user can neither change nor make up others.
+    """
+    readonly = "on" if share.readonly else "off"
+    return f"local,id=ninep{index},path=/proc/self/fd/{fd},security_model=none,readonly={readonly},multidevs=remap"
+
+
+def ninep(spec: MachineSpec, index: int, tag: str) -> Device:
+    """The virtio-9p device of an export, in the slots behind those of virtio-fs."""
+    slot = FIRST_SHARE_SLOT + len(spec.shares) + index
+    return _virtio(spec, "virtio-9p", slot, fsdev=f"ninep{index}", mount_tag=tag)
 
 
 def network_back_end(network: UserNetwork) -> Device:

@@ -27,13 +27,16 @@ def open_disks(spec: MachineSpec, stack: ExitStack) -> tuple[int, ...]:
 
 def open_disk(disk: Disk, stack: ExitStack) -> int:
     """A descriptor, O_RDONLY for a read-only disk. Raises HypervisorError naming the disk."""
-    access = os.O_RDONLY if disk.readonly else os.O_RDWR
+    return _open(disk.path, os.O_RDONLY if disk.readonly else os.O_RDWR, "disk", stack)
+
+
+def _open(path: str, flags: int, what: str, stack: ExitStack) -> int:
     try:
-        fd = os.open(disk.path, access | os.O_CLOEXEC)
+        fd = os.open(path, flags | os.O_CLOEXEC)
     except OSError as error:
         raise HypervisorError(
-            f"the disk {disk.path} cannot be opened: {error.strerror}",
-            hint="check that the file is there; the guest image is made by kata's osbuilder",
+            f"the {what} {path} cannot be opened: {error.strerror}",
+            hint="check that it is there; the guest image is made by kata's osbuilder",
             layer="host",
         ) from error
     stack.callback(os.close, fd)
@@ -57,6 +60,11 @@ def _pmem_size(disk: Disk, uid: int | None) -> int:
             hint=f"chmod o+{'r' if disk.readonly else 'rw'} {disk.path}",
         )
     return info.st_size
+
+
+def open_ninep(spec: MachineSpec, stack: ExitStack) -> tuple[int, ...]:
+    """A descriptor per 9p export. Raises HypervisorError naming the directory."""
+    return tuple(_open(share.path, os.O_RDONLY | os.O_DIRECTORY, "directory", stack) for share in spec.ninep)
 
 
 def connect_shares(shares: tuple[SharedDirectory, ...], stack: ExitStack) -> tuple[int, ...]:

@@ -66,6 +66,11 @@ class Hotplug:
         self._addresses: dict[str, DiskAddress] = {}
         self._count = 0
 
+    def names(self) -> tuple[str, ...]:
+        """All devices that came, with those that are on their way."""
+        with self._lock:
+            return tuple(self._devices)
+
     def address(self, serial: str) -> DiskAddress | None:
         """Where an added disk is, None when there is none of this name."""
         with self._lock:
@@ -189,12 +194,22 @@ class Hotplug:
             answer = self._qmp.execute("add-fd", {"opaque": device.id}, fds=[fd], timeout=_left(deadline))
         fdset = _fdset(answer)
         device.undo.append(lambda left: self._qmp.execute("remove-fd", {"fdset-id": fdset}, timeout=left))
-        node = devices.disk_node(device.id, disk, fdset)
-        self._qmp.execute("blockdev-add", node, timeout=_left(deadline))
-        device.undo.append(lambda left: self._qmp.execute("blockdev-del", {"node-name": device.id}, timeout=left))
+        # Here and in `_plug` the undoing first: after a time-out nobody knows whether the thing is there.
+        device.undo.append(lambda left: self._drop_node(device.id, left))
+        self._qmp.execute("blockdev-add", devices.disk_node(device.id, disk, fdset), timeout=_left(deadline))
+
+    def _drop_node(self, node: str, timeout: float) -> None:
+        try:
+            self._qmp.execute("blockdev-del", {"node-name": node}, timeout=timeout)
+        except QmpCommandError:
+            if self._has_node(node, timeout):
+                raise
+
+    def _has_node(self, node: str, timeout: float) -> bool:
+        nodes = self._qmp.execute("query-named-block-nodes", {"flat": True}, timeout=timeout)
+        return not isinstance(nodes, list) or node in [found.get("node-name") for found in nodes]
 
     def _plug(self, device: _Device, properties: devices.Device, deadline: float) -> None:
-        # The undoing first: after a time-out nobody knows whether the device is there.
         device.undo.append(lambda left: self._unplug(device, left))
         self._qmp.execute("device_add", {**properties, "id": device.id}, timeout=_left(deadline))
 

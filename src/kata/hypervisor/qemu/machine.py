@@ -220,6 +220,7 @@ class QemuMachine:
             agent_fd=files.listen_agent(self.spec.directory, ours) if vsock is None else None,
             vsock=vsock,
             disk_fds=files.open_disks(self.spec, ours),
+            ninep_fds=files.open_ninep(self.spec, ours),
             pmem_sizes=files.pmem_sizes(self.spec),
             share_fds=files.connect_shares(self.spec.shares, ours),
         )

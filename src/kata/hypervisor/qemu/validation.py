@@ -90,11 +90,15 @@ def _check_buses(spec: MachineSpec) -> None:
 
 
 def _check_shares(spec: MachineSpec) -> None:
-    _require(len(spec.shares) <= MAX_SHARES, f"a machine takes {MAX_SHARES} shared directories at most")
-    _require(len({share.tag for share in spec.shares}) == len(spec.shares), "two shares have the same tag")
+    tags = [*(share.tag for share in spec.shares), *(directory.tag for directory in spec.ninep)]
+    _require(len(tags) <= MAX_SHARES, f"a machine takes {MAX_SHARES} shared directories at most")
+    _require(len(set(tags)) == len(tags), "two shares have the same tag")
+    for tag in tags:
+        _require(TAG.fullmatch(tag), f"{tag!r} is not a mount tag")
     for share in spec.shares:
-        _require(TAG.fullmatch(share.tag), f"{share.tag!r} is not a mount tag")
         _check_path(share.socket_path, "socket of a share")
+    for directory in spec.ninep:
+        _check_path(directory.path, "shared directory")
 
 
 def _check_port(port: PublishedPort) -> None:
