@@ -350,11 +350,15 @@ def test_a_function_that_the_guests_kernel_drives(guest: Guest) -> None:
         PciDevice("nic", "virtio-rng-pci", {"disable-legacy": "on", "rng": "/objects/rng"})
     )
     vfio = agent_pb2.Device(type="vfio-pci-gk", id="7", container_path="/dev/vfio/7", options=[f"{HOST_NIC}={path}"])
-    guest.start("gk", vfio, env=[f"PCIDEVICE_X={HOST_NIC}"])
+    env = [f"PCIDEVICE_X={HOST_NIC}"]
+    guest.start("init", vfio, env=env)
+    guest.remove("init")
+    guest.start("gk", vfio, env=env)  # after an init container that had the same device
     address = guest.run("gk", "tr '\\0' '\\n' </proc/1/environ | grep PCIDEVICE").strip().partition("=")[2]
     assert guest.run("box", f"readlink /guest/sys/bus/pci/devices/{address}/driver").endswith("/virtio-pci\n")
     assert "No such file" in guest.run("gk", "ls /dev/vfio")
-    assert guest.run("gk", "echo $PCIDEVICE_X", [f"PCIDEVICE_X={HOST_NIC}"]) == f"{address}\n"
+    assert guest.run("gk", "echo $PCIDEVICE_X", env) == f"{address}\n"
+    assert guest.run("box", "echo $PCIDEVICE_X", env) == f"{HOST_NIC}\n", "another container has no such device"
 
 
 def test_persistent_memory_as_device_and_with_dax(guest: Guest) -> None:
