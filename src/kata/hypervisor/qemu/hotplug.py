@@ -45,7 +45,7 @@ class PciDevice(msgspec.Struct, frozen=True):
 class _Device:
     """A device that was added: QEMU's id of it, the place it holds, and what is left to undo, the last first."""
 
-    __slots__ = ("asked", "busy", "id", "place", "undo")
+    __slots__ = ("address", "asked", "busy", "id", "place", "undo")
 
     def __init__(self, name: str, place: tuple[str, int]) -> None:
         self.id = name
@@ -53,6 +53,7 @@ class _Device:
         self.undo: list[Undo] = []
         self.busy = True
         self.asked = False
+        self.address: DiskAddress | None = None
 
 
 class Hotplug:
@@ -63,7 +64,6 @@ class Hotplug:
         self._spec = spec
         self._lock = threading.Lock()
         self._devices: dict[str, _Device] = {}
-        self._addresses: dict[str, DiskAddress] = {}
         self._count = 0
 
     def names(self) -> tuple[str, ...]:
@@ -74,7 +74,8 @@ class Hotplug:
     def address(self, serial: str) -> DiskAddress | None:
         """Where an added disk is, None when there is none of this name."""
         with self._lock:
-            return self._addresses.get(serial)
+            device = self._devices.get(serial)
+        return None if device is None else device.address
 
     def add_disk(self, disk: Disk, timeout: float = ADD_TIMEOUT) -> DiskAddress:
         """Open the image and plug it in. Raises SpecError, NoPlaceError, HypervisorError."""
@@ -90,8 +91,8 @@ class Hotplug:
             properties = _behind(number, devices.plugged_disk(device.id, disk))
             address = DiskAddress("blk", devices.root_port_path(number))
         self._add(disk.serial, device, properties, timeout, disk)
-        with self._lock:
-            self._addresses[disk.serial] = address
+        device.address = address
+        device.busy = False
         return address
 
     def add_pci(self, wanted: PciDevice, timeout: float = ADD_TIMEOUT) -> str:
@@ -99,6 +100,7 @@ class Hotplug:
         device = self._reserve(wanted.name, "port")
         number = device.place[1]
         self._add(wanted.name, device, _behind(number, {**wanted.properties, "driver": wanted.driver}), timeout)
+        device.busy = False
         return devices.root_port_path(number)
 
     def remove(self, name: str, timeout: float = REMOVE_TIMEOUT) -> None:
@@ -157,7 +159,6 @@ class Hotplug:
     def _forget(self, name: str) -> None:
         with self._lock:
             self._devices.pop(name, None)
-            self._addresses.pop(name, None)
 
     # Section: doing and undoing
 
@@ -172,7 +173,6 @@ class Hotplug:
         except BaseException:
             self._give_up(name, device)
             raise
-        device.busy = False
 
     def _give_up(self, name: str, device: _Device) -> None:
         """Undo as far as it goes; the error that brought us here is the one to tell."""
@@ -207,7 +207,9 @@ class Hotplug:
 
     def _has_node(self, node: str, timeout: float) -> bool:
         nodes = self._qmp.execute("query-named-block-nodes", {"flat": True}, timeout=timeout)
-        return not isinstance(nodes, list) or node in [found.get("node-name") for found in nodes]
+        if not isinstance(nodes, list):
+            raise QmpProtocolError("QEMU does not say which block nodes it has", detail=repr(nodes)[:200])
+        return any(isinstance(found, dict) and found.get("node-name") == node for found in nodes)
 
     def _plug(self, device: _Device, properties: devices.Device, deadline: float) -> None:
         device.undo.append(lambda left: self._unplug(device, left))
