@@ -188,8 +188,7 @@ class Sandbox:
 
         spec = spec_from_proto(request.OCI)
         container.prepare_bundle()
-        if request.devices:
-            spec = self._add_devices(container, request, spec)
+        spec = self._add_devices(container, request, spec)
         if request.storages:
             container.teardown.callback(self.storages.release, container.container_id)
             self.storages.add(request.storages, container.container_id)
@@ -231,10 +230,15 @@ class Sandbox:
         raise UnknownContainer(name)
 
     def _add_devices(self, container: Container, request: agent_pb2.CreateContainerRequest, spec: Spec) -> Spec:
+        visible = self.config.visible_cdi_devices
+        asks_for_cdi = visible or any(key.startswith("cdi.k8s.io/") for key in spec.get("annotations", {}))
+        if not request.devices and not asks_for_cdi:
+            return spec
         from kata.agent.devices.batch import adapt_devices
-        from kata.agent.devices.context import DeviceContext
+        from kata.agent.devices.context import CdiSettings, DeviceContext
 
-        adapted = adapt_devices(request.devices, spec, DeviceContext(self.hotplug, self.log))
+        settings = CdiSettings(self.config.cdi_timeout, visible) if asks_for_cdi else None
+        adapted = adapt_devices(request.devices, spec, DeviceContext(self.hotplug, self.log, settings))
         with self._lock:
             self._pci[container.container_id] = adapted.pci
         return adapted.spec

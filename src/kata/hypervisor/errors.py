@@ -3,6 +3,7 @@
 HypervisorError
  +-- SpecError ............. the machine as described cannot be built          (config)
  +-- StartError ............ the VMM ended, or did not answer, while starting  (VMM)
+ +-- NoPlaceError .......... the machine takes no more devices of this kind    (VMM)
  +-- IdentityError ......... no user id is left for the VMM to run as          (host)
  +-- QmpError .............. talking to the VMM failed                         (VMM)
       +-- QmpProtocolError . the peer said something that is not QMP
@@ -30,6 +31,10 @@ class SpecError(HypervisorError):
 
 class StartError(HypervisorError):
     """The VMM was started but ended or stayed silent."""
+
+
+class NoPlaceError(HypervisorError):
+    """Every place for a device of this kind is taken, or the machine has none."""
 
 
 class IdentityError(HypervisorError):

@@ -7,7 +7,7 @@ leaves nothing behind.
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import msgspec
 
@@ -17,15 +17,32 @@ Transport = Literal["auto", "vsock", "serial"]
 """How the agent is reached; `serial` is a virtio-serial port, which needs nothing of the host."""
 
 
+DiskDriver = Literal["blk", "scsi", "nvdimm"]
+"""What a disk is to the guest: virtio-blk, a disk of the virtio SCSI controller, persistent memory."""
+
+
 class Disk(msgspec.Struct, frozen=True):
     """A raw block image. The guest sees disks in the order of `MachineSpec.disks`, the guest image first.
 
-    `serial` (20 bytes at most, VIRTIO 1.2 section 5.2.4) is how the guest tells disks apart.
+    `serial` (20 bytes at most, VIRTIO 1.2 section 5.2.4) is how the guest tells disks apart, and how its machine
+    names it; persistent memory has none that the guest can see. Its size is a multiple of 2 MiB.
     """
 
     path: str
     serial: str
     readonly: bool = True
+    driver: DiskDriver = "blk"
+
+
+class DiskAddress(NamedTuple):
+    """Where a disk is in the guest, in the agent's form: a driver of its devices and storages, and the source.
+
+    `("blk", "04")` and `("blk", "1d.0/00")` are PCI paths, `("scsi", "20:0")` a SCSI id and LUN, and
+    `("mmioblk", "/dev/vdb")` and `("nvdimm", "/dev/pmem0")` nodes.
+    """
+
+    driver: str
+    source: str
 
 
 class PublishedPort(msgspec.Struct, frozen=True):
@@ -51,6 +68,14 @@ class SharedDirectory(msgspec.Struct, frozen=True):
     socket_path: str
 
 
+class NinePDirectory(msgspec.Struct, frozen=True):
+    """A 9p export of `path`, which the VMM serves by itself with the rights of its own user: the guest mounts `tag`."""
+
+    tag: str
+    path: str
+    readonly: bool = True
+
+
 class MachineSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Everything a driver needs to boot one VM.
 
@@ -73,6 +98,13 @@ class MachineSpec(msgspec.Struct, frozen=True, kw_only=True):
     disks: tuple[Disk, ...] = ()
     network: UserNetwork | None = None
     shares: tuple[SharedDirectory, ...] = ()
+    ninep: tuple[NinePDirectory, ...] = ()
+    pcie_root_ports: int = 4
+    """Empty ports for devices that come later, one device each; q35 alone has them."""
+    scsi_controller: bool = False
+    """Whether there is a virtio SCSI controller; without one no SCSI disk can be added."""
+    iommu: bool = False
+    """Whether the guest has an IOMMU, which it needs to give devices to containers by VFIO."""
     uid: int | None = None
     gid: int | None = None
 
@@ -97,10 +129,20 @@ class Machine(Protocol):
     def agent_address(self) -> str:
         """Where the agent is reached, in the form of `kata.protocol.transport` (`unix://…`, `vsock://…`)."""
 
-    def disk_address(self, serial: str) -> tuple[str, str]:
-        """How the agent finds the disk with this `serial`: a storage driver and its source.
+    def disk_address(self, serial: str) -> DiskAddress:
+        """How the agent finds the disk with this `serial`. Raises HypervisorError when there is no such disk."""
 
-        `("blk", "04")` is a PCI path, `("mmioblk", "/dev/vdb")` a node; see the agent's storage handlers.
+    def add_disk(self, disk: Disk) -> DiskAddress:
+        """Give the running guest another disk. Returns when the VMM has it; the guest sees it a moment later.
+
+        Raises SpecError for a disk that cannot be, NoPlaceError when the machine is full, HypervisorError when the
+        VMM refuses. After an error nothing of the disk is left.
+        """
+
+    def remove_disk(self, serial: str) -> None:
+        """Take away a disk that was added, which the guest must have let go of. Returns when it is gone.
+
+        Raises HypervisorError; when the guest does not let go in time the disk stays, and may be removed later.
         """
 
     def wait(self, timeout: float | None = None) -> int | None:

@@ -8,8 +8,16 @@ fail() {
     reboot -f
 }
 
+# As modprobe does, a module gets its parameters from the kernel's: <module>.<name>=<value>.
 load() {
-    [ -d "/sys/module/$2" ] || insmod "$1/$2.ko" || echo "kata-initrd: the module $2 does not load" >/dev/console
+    options=
+    for parameter in $parameters; do
+        case $parameter in
+            "$2".*=*) options="$options ${parameter#"$2".}" ;;
+        esac
+    done
+    # shellcheck disable=SC2086 # each option is a word
+    [ -d "/sys/module/$2" ] || insmod "$1/$2.ko" $options || echo "kata-initrd: the module $2 does not load" >/dev/console
 }
 
 mount -t devtmpfs dev /dev || fail "devtmpfs cannot be mounted"

@@ -195,6 +195,7 @@ class Sandbox:
             memory_mib=config.memory_mib,
             machine_type=config.machine_type,
             accelerator=config.accelerator,
+            pcie_root_ports=0,  # nothing is added while it runs, and under TCG each port is a tenth of a second of boot
             transport=config.transport,
             disks=config.disks,
             network=guest.nic(config),

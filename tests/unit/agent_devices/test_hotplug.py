@@ -117,6 +117,31 @@ def test_a_disk_that_was_there_once_is_not_found(tmp_path: Path) -> None:
             guest.hotplug.find_pci_block("02")
 
 
+def test_other_actions_than_add_wake_nobody(guest: FakeGuest) -> None:
+    result = in_thread(lambda: guest.hotplug.find_pci_block("02"))
+    await_waiter(guest)
+    for action in ("change", "bind", "move", "online", ""):
+        guest.source.send(Uevent(action, DISK, "block", "wrong"))
+    guest.announce(DISK)
+    assert result() == f"{guest.dev}/vda"
+
+
+def test_an_event_at_the_very_end_of_the_wait(tmp_path: Path) -> None:
+    """Whichever is first, the wait has one end, and no waiter stays behind (upstream's agent panics or leaks here)."""
+    ends = []
+    with FakeGuest(tmp_path, timeout=0.002) as guest:
+        for _ in range(100):
+            sender = threading.Thread(target=guest.announce, args=(DISK,))
+            sender.start()
+            try:
+                ends.append(guest.hotplug.find_pci_block("02"))
+            except DeviceTimeout:
+                ends.append("")
+            sender.join(10)
+        assert guest.uevents.waiting == 0
+    assert set(ends) <= {"", f"{guest.dev}/vda"}
+
+
 def test_scsi_hosts_are_scanned_after_the_waiter_is_there(guest: FakeGuest) -> None:
     scans = [guest.add_folder(f"class/scsi_host/host{number}") / "scan" for number in (0, 6)]
     for scan in scans:
@@ -225,6 +250,8 @@ NET = PciNetwork(ROOTS, "/d/0000:00:02.0", "02")
     ("wanted", "devpath", "subsystem", "name", "found"),
     [
         (BLK, "/d/0000:00:0a.0/virtio4/block/vda", "block", "vda", True),
+        (BLK, "/d/0000:00:0a.0/virtio0/block/vda", "block", "vda", True),
+        (BLK, "/d/0000:00:0a.0/virtio4/block/vda/vda91", "block", "vda91", False),
         (BLK, "/d/0000:00:0a.0/virtio99/block/vdzz", "block", "vdzz", True),
         (BLK, "/d/0000:00:0a.0/virtio4/block/vda/vda1", "block", "vda1", False),
         (BLK, "/d/0000:00:0a.0/virtio4/block/vda", "block", "", False),
@@ -240,12 +267,20 @@ NET = PciNetwork(ROOTS, "/d/0000:00:02.0", "02")
         (SCSI, "/d/virtio0/host7/target7:0:0/7:0:0:2/block/sda", "block", "sda", True),
         (SCSI, "/d/virtio0/host0/target0:0:2/0:0:2:0/block/sda", "block", "sda", False),
         (SCSI, "/d/virtio0/host0/target0:0:0/0:0:0:2/block/sda/sda1", "block", "sda1", False),
+        (SCSI, "/d/virtio0/host0/target0:0:0/0:0:0:0/block/sda", "block", "sda", False),
+        (SCSI, "/d/virtio0/host0/target0:0:0/0:0:0:22/block/sda", "block", "sda", False),
+        (SCSI, "/d/virtio0/host0/target0:0:0/0:0:0:2/block/sda", "block", "", False),
+        (SCSI, "/d/virtio0/host0/target0:0:0/0:0:0:2/block/sda", "scsi", "sda", False),
         (SCSI, "/d/ata1/host0/target0:0:0/0:0:0:2/block/sda", "block", "sda", False),
         (SCSI, "/d/virtio0/host0/target0:1:0/0:1:0:2/block/sda", "block", "sda", False),
         (NAMED, "/devices/LNXSYSTM:00/x/ndbus0/region0/namespace0.0/block/pmem0", "block", "pmem0", True),
         (NAMED, "/devices/LNXSYSTM:00/x/ndbus0/region0/namespace0.0/block/pmem1", "block", "pmem1", False),
         (NAMED, "/devices/LNXSYSTM:00/x/block/pmem0/pmem0p1", "block", "pmem0p1", False),
+        (NAMED, "/devices/platform/x.virtio_mmio/virtio3/block/xpmem0", "block", "xpmem0", False),
+        (NAMED, "/devices/LNXSYSTM:00/x/block/pmem0", "net", "pmem0", False),
+        (NAMED, "/devices/LNXSYSTM:00/x/block/pmem0", "block", "", False),
         (NET, "/d/0000:00:02.0/virtio0/net/eth0", "net", "eth0", True),
+        (NET, "/d/0000:00:02.0/virtio0/net/eth0", "block", "eth0", False),
         (NET, "/d/0000:00:02.0/net/eth0", "net", "eth0", True),
         (NET, "/d/0000:00:02.01/net/eth0", "net", "eth0", False),
         (NET, "/d/0000:00:02.0/net/eth0/queues", "net", "eth0", False),

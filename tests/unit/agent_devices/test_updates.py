@@ -128,6 +128,8 @@ def test_two_host_paths_that_become_one_are_one_node() -> None:
 
 
 REFUSED: list[tuple[str, Any, list[SpecUpdate]]] = [
+    ("Missing devices in OCI spec: ", spec_of([device("/dev/a", NULL)]), [update("", NULL)]),
+    ("Missing devices in OCI spec: /dev/b", spec_of([device("/dev/a", NULL)]), [update("/dev/b", NULL)]),
     ("Missing devices in OCI spec: /dev/a", {}, [update("/dev/a", NULL)]),
     ("Missing devices in OCI spec: /dev/a", {"linux": {}}, [update("/dev/a", NULL)]),
     ("Missing devices in OCI spec: /dev/a", spec_of([]), [update("/dev/a", NULL)]),
@@ -251,6 +253,24 @@ def test_rotations(count: int) -> None:
         adapted: Any = apply_updates(spec, order)
         assert [(entry["major"], entry["minor"]) for entry in adapted["linux"]["devices"]] == turned
         assert rules_of(adapted) == [rule(entry) for entry in turned] + [given_rule(entry) for entry in turned]
+
+
+@settings(deadline=None)
+@given(batches(), st.data())
+def test_one_by_one_is_not_the_same_and_the_batch_is_right(batch: Any, data: st.DataObject) -> None:
+    """Each rule goes by what it was on the host: taking any update away changes only what that device's rules say."""
+    spec, updates = batch
+    if not updates:
+        return
+    left_out = data.draw(st.sampled_from(updates))
+    whole: Any = apply_updates(spec, updates)
+    part: Any = apply_updates(spec, [other for other in updates if other is not left_out])
+    [host] = [entry for entry in spec["linux"]["devices"] if entry["path"] == left_out.container_path]
+    for before, first, second in zip(rules_of(spec), rules_of(whole), rules_of(part), strict=False):
+        if not all(before.get(key) == host[key] for key in ("type", "major", "minor")):
+            assert first == second
+    for first, second in zip(whole["linux"]["devices"], part["linux"]["devices"], strict=True):
+        assert first == second or first["path"] == left_out.container_path
 
 
 PCI = {"0000:1a:01.0": "0000:01:01.0", "0000:1b:02.0": "0000:01:02.0", "0000:01:01.0": "ffff:02:1f.7"}

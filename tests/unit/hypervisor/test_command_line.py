@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from kata.hypervisor.errors import SpecError
-from kata.hypervisor.machine import Disk, MachineSpec, PublishedPort, SharedDirectory, UserNetwork
+from kata.hypervisor.machine import Disk, MachineSpec, NinePDirectory, PublishedPort, SharedDirectory, UserNetwork
 from kata.hypervisor.qemu.command_line import Resolved, command_line, kernel_line
 from kata.hypervisor.qemu.devices import VsockEndpoint, disk_address
 
@@ -31,6 +31,8 @@ def argv(spec: MachineSpec = SPEC, **changes: Any) -> list[str]:
         "agent_fd": 5,
         "disk_fds": tuple(range(20, 20 + disks)),
         "share_fds": tuple(range(40, 40 + len(spec.shares))),
+        "ninep_fds": tuple(range(50, 50 + len(spec.ninep))),
+        "pmem_sizes": tuple(2 << 20 for disk in spec.disks if disk.driver == "nvdimm"),
     }
     return command_line(spec, Resolved(**{**values, **changes}))
 
@@ -114,12 +116,74 @@ def test_disks_have_fixed_slots_and_true_read_only() -> None:
 def test_no_two_devices_share_a_slot() -> None:
     spec = with_spec(
         disks=tuple(Disk("/d", f"s{i}") for i in range(19)),
-        shares=tuple(SharedDirectory(f"t{i}", "/s") for i in range(4)),
+        shares=tuple(SharedDirectory(f"t{i}", "/s") for i in range(2)),
+        ninep=tuple(NinePDirectory(f"n{i}", "/s") for i in range(2)),
         network=UserNetwork(MAC),
+        pcie_root_ports=8,
+        scsi_controller=True,
     )
     placed = [d["addr"] for d in objects(argv(spec), "-device") if "addr" in d]
-    assert len(placed) == len(set(placed)) == 27
-    assert all(0 < int(addr, 16) < 0x1F for addr in placed)  # 0 and 1f are the chip set's own
+    assert len(placed) == len(set(placed)) == 27 + 8 + 1
+    slots = {int(addr.partition(".")[0], 16) for addr in placed}
+    assert slots <= set(range(1, 0x1F))  # 0 and 1f are the chip set's own
+    assert len(slots) == 27 + 1 + 1, "the root ports share one slot"
+
+
+def test_root_ports_are_stable_and_on_q35_alone() -> None:
+    ports = [d for d in objects(argv(with_spec(pcie_root_ports=2)), "-device") if d["driver"] == "pcie-root-port"]
+    assert [(d["id"], d["addr"], d["chassis"], d["slot"], d["multifunction"]) for d in ports] == [
+        ("port0", "1d.0", 1, 0, True),
+        ("port1", "1d.1", 2, 1, True),
+    ]
+    for spec in (with_spec(pcie_root_ports=0), with_spec(machine_type="microvm")):
+        assert not [d for d in objects(argv(spec), "-device") if d["driver"] == "pcie-root-port"]
+
+
+def test_scsi_disks_are_targets_of_one_controller() -> None:
+    spec = with_spec(disks=(Disk("/d", "a", driver="scsi"), Disk("/d", "b")), scsi_controller=True)
+    devices = objects(argv(spec), "-device")
+    [controller] = [d for d in devices if d["driver"] == "virtio-scsi-pci"]
+    [disk] = [d for d in devices if d["driver"] == "scsi-hd"]
+    assert (controller["id"], disk["bus"], disk["scsi-id"], disk["lun"]) == ("scsi", "scsi.0", 1, 0)
+    assert devices.index(controller) < devices.index(disk)
+    assert (disk_address(spec, "a"), disk_address(spec, "b")) == (("scsi", "1:0"), ("blk", "06"))
+    assert "scsi_mod.scan=none" in kernel_line(spec).split()
+
+
+def test_persistent_memory_is_memory_and_no_disk() -> None:
+    spec = with_spec(disks=(Disk("/d", "m", driver="nvdimm"), Disk("/d", "b"), Disk("/e", "n", False, "nvdimm")))
+    words = argv(spec)
+    assert options(words, "-m") == [f"size=128M,slots=2,maxmem={(128 + 4) << 20}"]
+    assert options(words, "-machine")[0].endswith(",nvdimm=on")
+    files = [value for value in objects(words, "-object") if value["qom-type"] == "memory-backend-file"]
+    assert [(f["mem-path"], f["size"], f["readonly"]) for f in files] == [
+        ("/proc/self/fd/21", 2 << 20, True),
+        ("/proc/self/fd/23", 2 << 20, False),
+    ]
+    assert [d["unarmed"] for d in objects(words, "-device") if d["driver"] == "nvdimm"] == [True, False]
+    assert options(words, "-add-fd") == ["fd=20,set=0", "fd=22,set=2"]
+    assert [disk_address(spec, name) for name in "mnb"] == [
+        ("nvdimm", "/dev/pmem0"),
+        ("nvdimm", "/dev/pmem1"),
+        ("blk", "06"),
+    ]
+
+
+@pytest.mark.parametrize(("accelerator", "split"), [("kvm", True), ("tcg", False)])
+def test_an_iommu_comes_before_what_is_behind_it(accelerator: str, split: bool) -> None:
+    spec = with_spec(iommu=True)
+    words = argv(spec, accelerator=accelerator)
+    assert objects(words, "-device")[0]["driver"] == "intel-iommu"
+    assert options(words, "-accel")[0].endswith(",kernel-irqchip=split") == split
+    assert {"intel_iommu=on", "iommu=pt"} <= set(kernel_line(spec).split())
+    assert "intel_iommu=on" not in kernel_line(SPEC)
+
+
+def test_a_9p_directory_goes_by_its_descriptor() -> None:
+    words = argv(with_spec(ninep=(NinePDirectory("n", NASTY), NinePDirectory("m", "/s", readonly=False))))
+    first, second = options(words, "-fsdev")
+    assert "path=/proc/self/fd/50,security_model=none,readonly=on" in first
+    assert "path=/proc/self/fd/51,security_model=none,readonly=off" in second
 
 
 def test_microvm_has_no_pci_and_names_disks_in_order() -> None:
@@ -187,6 +251,17 @@ def test_a_kernel_path_stays_one_word() -> None:
         {"disks": tuple(Disk("/d", f"s{i}") for i in range(20))},
         {"shares": (SharedDirectory("a b", "/s"),)},
         {"shares": (SharedDirectory("t", "/s"), SharedDirectory("t", "/s"))},
+        {"ninep": (NinePDirectory("a b", "/s"),)},
+        {"ninep": (NinePDirectory("t", "s"),)},
+        {"ninep": (NinePDirectory("t", "/s"),), "shares": (SharedDirectory("t", "/s"),)},
+        {"ninep": tuple(NinePDirectory(f"t{i}", "/s") for i in range(5))},
+        {"pcie_root_ports": 9},
+        {"pcie_root_ports": -1},
+        {"disks": (Disk("/d", "s", driver="scsi"),)},
+        {"disks": (Disk("/d", "s", driver="floppy"),)},  # type: ignore[arg-type]
+        {"machine_type": "microvm", "iommu": True},
+        {"machine_type": "microvm", "scsi_controller": True},
+        {"machine_type": "microvm", "disks": (Disk("/d", "s", driver="nvdimm"),)},
         {"network": UserNetwork("02:00:00:00:00:01,x=y")},
         {"network": UserNetwork(MAC, (PublishedPort(0, 80),))},
         {"network": UserNetwork(MAC, (PublishedPort(80, 65536),))},

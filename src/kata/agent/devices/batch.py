@@ -35,11 +35,15 @@ def add_devices(devices: Iterable[agent_pb2.Device], spec: Spec, context: Device
 
 
 def adapt_devices(devices: Iterable[agent_pb2.Device], spec: Spec, context: DeviceContext) -> Adapted:
-    """Wait for all devices, then the spec as it is in the guest. `spec` stays as it was.
+    """Wait for all devices, those of CDI last, then the spec as it is in the guest. `spec` stays as it was.
 
-    Raises InvalidDevice, DeviceError (DeviceTimeout among them) and UpdateError.
+    Raises InvalidDevice, DeviceError (time-outs among them) and UpdateError.
     """
     updates = collect_updates(devices, context)
+    if context.cdi is not None:
+        from kata.agent.devices.cdi import cdi_updates  # few containers want it
+
+        updates += cdi_updates(spec, context.cdi)
     return Adapted(apply_updates(spec, updates), merge_pci(updates))
 
 

@@ -25,11 +25,21 @@ if TYPE_CHECKING:
     Handler = Callable[[agent_pb2.Device, "DeviceContext"], SpecUpdate]
 
 
+class CdiSettings(NamedTuple):
+    """How CDI devices are looked for: seconds to wait, whether containers' environment may name them, and where."""
+
+    timeout: float = 100.0
+    visible: bool = False
+    folder: str = "/var/run/cdi"
+
+
 class DeviceContext(NamedTuple):
     """The sandbox's side of a handler."""
 
     hotplug: Hotplug
     log: Logger | None = None
+    cdi: CdiSettings | None = None
+    """None when the container asks for no CDI device."""
 
 
 def read_node(path: str) -> GuestNode:

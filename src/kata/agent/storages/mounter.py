@@ -35,6 +35,9 @@ _MODULES = {
     "xfs": ("xfs",),
 }
 
+# Linux has no pages for a namespace of the mode "raw", and without pages there is no DAX (drivers/nvdimm/pmem.c).
+_NO_DAX = "Persistent memory takes dax when the namespace in its image has the mode fsdax (`ndctl create-namespace`)."
+
 
 class Mounted:
     """One request carried out. `close` undoes it: unmounts, then removes what had been made for it."""
@@ -53,6 +56,7 @@ class Mounted:
             raise StorageError(
                 f"cannot mount {request.source or request.fstype or 'storage'} at {request.target.path}: "
                 f"{error.strerror}",
+                hint=_NO_DAX if error.errno == errno.EINVAL and "dax" in request.data else "",
                 detail=str(error),
             ) from error
         except BaseException:

@@ -11,7 +11,7 @@ import json
 
 import msgspec
 
-from kata.hypervisor.machine import MachineSpec
+from kata.hypervisor.machine import Disk, MachineSpec
 from kata.hypervisor.qemu import devices
 from kata.hypervisor.qemu.validation import check_kernel_line, check_spec
 
@@ -35,7 +35,8 @@ MACHINE = {
 class Resolved(msgspec.Struct, frozen=True, kw_only=True):
     """What the spec leaves open, decided and opened by the caller: descriptor numbers as QEMU will see them.
 
-    `disk_fds` follows `devices.all_disks`, `share_fds` follows `spec.shares`. One of `agent_fd` (a listening
+    `disk_fds` follows `devices.all_disks`, `share_fds` follows `spec.shares`, `ninep_fds`
+    `spec.ninep`. One of `agent_fd` (a listening
     unix socket) and `vsock` is given.
     """
 
@@ -47,12 +48,15 @@ class Resolved(msgspec.Struct, frozen=True, kw_only=True):
     vsock: devices.VsockEndpoint | None = None
     disk_fds: tuple[int, ...] = ()
     share_fds: tuple[int, ...] = ()
+    ninep_fds: tuple[int, ...] = ()
+    pmem_sizes: tuple[int, ...] = ()
+    """Bytes of each disk of `devices.pmems`."""
 
     def fds(self) -> tuple[int, ...]:
         """Every descriptor that QEMU has to inherit."""
         agent = () if self.agent_fd is None else (self.agent_fd,)
         vsock = () if self.vsock is None else (self.vsock.fd,)
-        return (self.qmp_fd, self.console_fd, *agent, *vsock, *self.disk_fds, *self.share_fds)
+        return (self.qmp_fd, self.console_fd, *agent, *vsock, *self.disk_fds, *self.share_fds, *self.ninep_fds)
 
 
 def command_line(spec: MachineSpec, resolved: Resolved) -> list[str]:
@@ -63,15 +67,17 @@ def command_line(spec: MachineSpec, resolved: Resolved) -> list[str]:
         *("-name", f"sandbox-{spec.sandbox_id},debug-threads=on"),
         *("-nodefaults", "-no-user-config", "-nographic", "-no-reboot"),
         *("-sandbox", SANDBOX),
-        *_board(spec, resolved.accelerator),
+        *_board(spec, resolved),
         *_boot(spec),
+        *_buses(spec),
         *_character_devices(spec, resolved),
         *_agent(spec, resolved),
         *("-object", _json({"qom-type": "rng-builtin", "id": "rng"})),
         *_device(devices.random_source(spec)),
         *_network(spec),
-        *_disks(spec, resolved.disk_fds),
+        *_disks(spec, resolved),
         *_shares(spec),
+        *_ninep(spec, resolved.ninep_fds),
     ]
 
 
@@ -82,6 +88,10 @@ def kernel_line(spec: MachineSpec) -> str:
     stays on and the TSC is left to the kernel's own judgement: both are the guest's protection.
     """
     root = () if spec.image is None else ("root=/dev/vda", "rootfstype=erofs", "ro")
+    # Only what the agent asks for is looked at: a scan of all ids takes a second and finds disks in no order.
+    scsi = ("scsi_mod.scan=none",) if spec.scsi_controller else ()
+    # The guest's own drivers go around the IOMMU (pt): it is there for the devices that containers drive.
+    iommu = ("intel_iommu=on", "iommu=pt") if spec.iommu else ()
     ours = (
         "console=ttyS0",
         *root,
@@ -91,12 +101,19 @@ def kernel_line(spec: MachineSpec) -> str:
         "no_timer_check",
         "systemd.unified_cgroup_hierarchy=1",
         "cgroup_no_v1=all",
+        *scsi,
+        *iommu,
     )
     return check_kernel_line(" ".join((*ours, *spec.kernel_params)))
 
 
-def _board(spec: MachineSpec, accelerator: str) -> list[str]:
+def _board(spec: MachineSpec, resolved: Resolved) -> list[str]:
     size = spec.memory_mib << 20
+    accelerator = resolved.accelerator
+    # An IOMMU that remaps interrupts needs the I/O APIC in QEMU, where TCG has it anyway.
+    split = ",kernel-irqchip=split" if spec.iommu and accelerator == "kvm" else ""
+    room = sum(resolved.pmem_sizes)
+    slots = f",slots={len(resolved.pmem_sizes)},maxmem={size + room}" if room else ""
     # A vhost-user daemon maps the guest's memory, so that memory must be a file that can be handed to it.
     memory = (
         {"qom-type": "memory-backend-memfd", "id": "ram", "size": size, "share": True}
@@ -104,11 +121,11 @@ def _board(spec: MachineSpec, accelerator: str) -> list[str]:
         else {"qom-type": "memory-backend-ram", "id": "ram", "size": size}
     )
     return [
-        *("-machine", f"{MACHINE[spec.machine_type]},memory-backend=ram"),
-        *("-accel", ACCELERATOR[accelerator]),
+        *("-machine", f"{MACHINE[spec.machine_type]},memory-backend=ram{',nvdimm=on' if room else ''}"),
+        *("-accel", f"{ACCELERATOR[accelerator]}{split}"),
         *("-cpu", CPU[accelerator]),
         *("-smp", f"cpus={spec.vcpus},sockets=1,cores={spec.vcpus},threads=1"),
-        *("-m", f"size={spec.memory_mib}M"),
+        *("-m", f"size={spec.memory_mib}M{slots}"),
         *("-object", _json(memory)),
     ]
 
@@ -116,6 +133,16 @@ def _board(spec: MachineSpec, accelerator: str) -> list[str]:
 def _boot(spec: MachineSpec) -> list[str]:
     initrd = [] if spec.initrd is None else ["-initrd", spec.initrd]
     return ["-kernel", spec.kernel, *initrd, "-append", kernel_line(spec)]
+
+
+def _buses(spec: MachineSpec) -> list[str]:
+    """What other devices hang on, so before all of them."""
+    parts = [devices.iommu()] if spec.iommu else []
+    if spec.machine_type == "q35":
+        parts += [devices.root_port(port) for port in range(spec.pcie_root_ports)]
+    if spec.scsi_controller:
+        parts.append(devices.scsi_controller(spec))
+    return [word for part in parts for word in _device(part)]
 
 
 def _character_devices(spec: MachineSpec, resolved: Resolved) -> list[str]:
@@ -142,22 +169,39 @@ def _network(spec: MachineSpec) -> list[str]:
     return ["-netdev", back_end, *_device(devices.network_card(spec, spec.network))]
 
 
-def _disks(spec: MachineSpec, fds: tuple[int, ...]) -> list[str]:
-    disks = devices.all_disks(spec)
+def _disks(spec: MachineSpec, resolved: Resolved) -> list[str]:
+    numbered = list(enumerate(zip(devices.all_disks(spec), resolved.disk_fds, strict=True)))
+    blocks = [(index, disk, fd) for index, (disk, fd) in numbered if disk.driver != "nvdimm"]
     words: list[str] = []
-    for index, (disk, fd) in enumerate(zip(disks, fds, strict=True)):
+    for index, disk, fd in blocks:
         words += ["-add-fd", f"fd={fd},set={index}"]
-        words += ["-blockdev", _json(devices.disk_node(index, disk, fdset=index))]
+        words += ["-blockdev", _json(devices.disk_node(devices.node_name(index), disk, fdset=index))]
     # Linux names disks in the order in which they are found: by slot on PCI, by command line on virtio-mmio. Both
     # are the order of these options (seen in guests of both machines).
-    for index, disk in enumerate(disks):
+    for index, disk, _ in blocks:
         words += _device(devices.disk_device(spec, index, disk))
+    return [*words, *_pmems([(disk, fd) for _, (disk, fd) in numbered if disk.driver == "nvdimm"], resolved.pmem_sizes)]
+
+
+def _pmems(files: list[tuple[Disk, int]], sizes: tuple[int, ...]) -> list[str]:
+    words: list[str] = []
+    for number, ((disk, fd), size) in enumerate(zip(files, sizes, strict=True)):
+        words += ["-object", _json(devices.pmem_back_end(number, disk, fd, size))]
+        words += _device(devices.pmem_device(number, disk))
     return words
 
 
 def _shares(spec: MachineSpec) -> list[str]:
     parts = (devices.share(spec, index, share.tag) for index, share in enumerate(spec.shares))
     return [word for part in parts for word in _device(part)]
+
+
+def _ninep(spec: MachineSpec, fds: tuple[int, ...]) -> list[str]:
+    words: list[str] = []
+    for index, (share, fd) in enumerate(zip(spec.ninep, fds, strict=True)):
+        words += ["-fsdev", devices.ninep_export(index, share, fd)]
+        words += _device(devices.ninep(spec, index, share.tag))
+    return words
 
 
 def _device(device: devices.Device) -> list[str]:

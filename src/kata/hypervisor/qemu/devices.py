@@ -1,7 +1,8 @@
 """The devices of a machine: which there are, where each sits, and what QEMU calls them. Pure, no I/O.
 
 On q35 every device has a fixed slot of the root bus, counted within its kind, so that a disk's PCI path does
-not depend on what else the machine has. microvm has no PCI: its devices are virtio-mmio, which QEMU announces
+not depend on what else the machine has. What comes later sits behind a root port; all ports are functions of one
+slot. microvm has no PCI: its devices are virtio-mmio, which QEMU announces
 on the kernel command line, so its guest kernel needs CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES (ours has it, Debian's
 does not; and with ACPI instead, Debian's stops under TCG while it looks for a timer).
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import msgspec
 
-from kata.hypervisor.machine import Disk, MachineSpec, PublishedPort, UserNetwork
+from kata.hypervisor.machine import Disk, DiskAddress, MachineSpec, NinePDirectory, PublishedPort, UserNetwork
 
 AGENT_PORT = "agent.channel.0"
 IMAGE_SERIAL = "kata-image"
@@ -18,6 +19,10 @@ IMAGE_SERIAL = "kata-image"
 SERIAL_SLOT, RNG_SLOT, NET_SLOT, VSOCK_SLOT = 0x01, 0x02, 0x03, 0x1C
 FIRST_DISK_SLOT, MAX_DISKS = 0x04, 20
 FIRST_SHARE_SLOT, MAX_SHARES = 0x18, 4
+ROOT_PORT_SLOT, MAX_ROOT_PORTS = 0x1D, 8
+SCSI_SLOT, MAX_SCSI_TARGETS = 0x1E, 256
+PMEM_ALIGNMENT = 2 << 20
+"""Linux maps persistent memory in sub-sections of 2 MiB (Documentation/admin-guide/mm/memory-hotplug.rst)."""
 
 Device = dict[str, object]
 
@@ -35,14 +40,37 @@ def all_disks(spec: MachineSpec) -> tuple[Disk, ...]:
     return (*image, *spec.disks)
 
 
-def disk_address(spec: MachineSpec, serial: str) -> tuple[str, str]:
-    """The agent's storage driver and source of the disk with this `serial`. KeyError when there is none."""
+def pmems(spec: MachineSpec) -> tuple[Disk, ...]:
+    """The disks that are persistent memory; the guest's kernel numbers them in this order."""
+    return tuple(disk for disk in all_disks(spec) if disk.driver == "nvdimm")
+
+
+def disk_address(spec: MachineSpec, serial: str) -> DiskAddress:
+    """Where a disk of the spec is in the guest. KeyError when there is none with this `serial`."""
     for index, disk in enumerate(all_disks(spec)):
         if disk.serial == serial:
-            if spec.machine_type == "microvm":
-                return "mmioblk", f"/dev/vd{chr(ord('a') + index)}"
-            return "blk", f"{FIRST_DISK_SLOT + index:02x}"
+            return _address(spec, index, disk)
     raise KeyError(serial)
+
+
+def _address(spec: MachineSpec, index: int, disk: Disk) -> DiskAddress:
+    if disk.driver == "nvdimm":
+        return DiskAddress("nvdimm", f"/dev/pmem{pmems(spec).index(disk)}")
+    if disk.driver == "scsi":
+        return scsi_address(index)
+    if spec.machine_type == "microvm":
+        return DiskAddress("mmioblk", f"/dev/vd{chr(ord('a') + index)}")
+    return DiskAddress("blk", f"{FIRST_DISK_SLOT + index:02x}")
+
+
+def scsi_address(target: int) -> DiskAddress:
+    """A SCSI disk, each a target of its own; LUN 0."""
+    return DiskAddress("scsi", f"{target}:0")
+
+
+def root_port_path(port: int) -> str:
+    """The PCI path of the device behind a root port, as the agent reads it."""
+    return f"{ROOT_PORT_SLOT:02x}.{port}/00"
 
 
 def serial_port(spec: MachineSpec, chardev: str) -> list[Device]:
@@ -62,7 +90,44 @@ def random_source(spec: MachineSpec) -> Device:
     return _virtio(spec, "virtio-rng", RNG_SLOT, rng="rng")
 
 
-def disk_node(index: int, disk: Disk, fdset: int) -> Device:
+def root_port(port: int) -> Device:
+    """An empty PCI Express port, `port0` and so on, into which one device can be plugged while the guest runs."""
+    place = {"bus": "pcie.0", "addr": f"{ROOT_PORT_SLOT:x}.{port}", "multifunction": True}
+    return {"driver": "pcie-root-port", "id": root_port_name(port), **place, "chassis": port + 1, "slot": port}
+
+
+def root_port_name(port: int) -> str:
+    """QEMU's id of a root port, and of the bus behind it."""
+    return f"port{port}"
+
+
+def scsi_controller(spec: MachineSpec) -> Device:
+    """The SCSI host on which SCSI disks are."""
+    return _virtio(spec, "virtio-scsi", SCSI_SLOT, id="scsi")
+
+
+def iommu() -> Device:
+    """An Intel IOMMU; it has to come before every device that is to be behind it."""
+    return {"driver": "intel-iommu", "intremap": "on", "caching-mode": True}
+
+
+def pmem_back_end(number: int, disk: Disk, fd: int, size: int) -> Device:
+    """A file as memory. QEMU has no descriptor form for it, so it opens its own descriptor again by /proc."""
+    file = {"mem-path": f"/proc/self/fd/{fd}", "size": size, "share": True, "readonly": disk.readonly}
+    return {"qom-type": "memory-backend-file", "id": f"pmem{number}", **file}
+
+
+def pmem_device(number: int, disk: Disk) -> Device:
+    """The NVDIMM in front of it; one that is unarmed cannot be written to."""
+    return {"driver": "nvdimm", "id": f"nvdimm{number}", "memdev": f"pmem{number}", "unarmed": disk.readonly}
+
+
+def node_name(index: int) -> str:
+    """QEMU's name of the block node of a disk of the spec."""
+    return f"disk{index}"
+
+
+def disk_node(node: str, disk: Disk, fdset: int) -> Device:
     """The block node of a disk: a raw file that QEMU gets as a descriptor, never by its path.
 
     The descriptor of a read-only disk is opened O_RDONLY, so the host's kernel refuses writes too.
@@ -75,7 +140,7 @@ def disk_node(index: int, disk: Disk, fdset: int) -> Device:
     }
     return {
         "driver": "raw",
-        "node-name": f"disk{index}",
+        "node-name": node,
         "read-only": disk.readonly,
         "discard": file["discard"],
         "file": file,
@@ -83,8 +148,21 @@ def disk_node(index: int, disk: Disk, fdset: int) -> Device:
 
 
 def disk_device(spec: MachineSpec, index: int, disk: Disk) -> Device:
-    """The virtio-blk device in front of the node of the same `index`."""
-    return _virtio(spec, "virtio-blk", FIRST_DISK_SLOT + index, drive=f"disk{index}", serial=disk.serial)
+    """The disk in front of the node of the same `index`."""
+    if disk.driver == "scsi":
+        return scsi_disk(index, node_name(index), disk)
+    return _virtio(spec, "virtio-blk", FIRST_DISK_SLOT + index, drive=node_name(index), serial=disk.serial)
+
+
+def scsi_disk(target: int, node: str, disk: Disk) -> Device:
+    """A SCSI disk at an id of the controller."""
+    place = {"bus": "scsi.0", "channel": 0, "scsi-id": target, "lun": 0}
+    return {"driver": "scsi-hd", **place, "drive": node, "serial": disk.serial}
+
+
+def plugged_disk(node: str, disk: Disk) -> Device:
+    """A virtio-blk disk that comes while the guest runs; its place is the caller's to add."""
+    return {"driver": "virtio-blk-pci", "disable-legacy": "on", "drive": node, "serial": disk.serial}
 
 
 def share(spec: MachineSpec, index: int, tag: str) -> Device:
@@ -94,6 +172,21 @@ def share(spec: MachineSpec, index: int, tag: str) -> Device:
     if spec.machine_type == "microvm":
         return {"driver": f"{name}-device", "chardev": f"fs{index}", "tag": tag}
     return {"driver": f"{name}-pci", "bus": "pcie.0", "addr": f"{slot:x}", "chardev": f"fs{index}", "tag": tag}
+
+
+def ninep_export(index: int, share: NinePDirectory, fd: int) -> str:
+    """The option for a directory that QEMU holds open: it goes by the descriptor's name, never by a path of ours.
+
+    Files keep the owners that they have; QEMU's user can neither change nor make up others.
+    """
+    readonly = "on" if share.readonly else "off"
+    return f"local,id=ninep{index},path=/proc/self/fd/{fd},security_model=none,readonly={readonly},multidevs=remap"
+
+
+def ninep(spec: MachineSpec, index: int, tag: str) -> Device:
+    """The virtio-9p device of an export, in the slots behind those of virtio-fs."""
+    slot = FIRST_SHARE_SLOT + len(spec.shares) + index
+    return _virtio(spec, "virtio-9p", slot, fsdev=f"ninep{index}", mount_tag=tag)
 
 
 def network_back_end(network: UserNetwork) -> Device:

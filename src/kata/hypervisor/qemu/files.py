@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import os
 import socket
+import stat
 from contextlib import ExitStack
 from pathlib import Path
 
 from kata.hypervisor.errors import HypervisorError, SpecError
 from kata.hypervisor.machine import Disk, MachineSpec, SharedDirectory
-from kata.hypervisor.qemu.devices import VsockEndpoint, all_disks
+from kata.hypervisor.qemu.devices import PMEM_ALIGNMENT, VsockEndpoint, all_disks, pmems
 from kata.hypervisor.vsock import claim_cid
 
 AGENT_SOCKET = "agent.sock"
@@ -21,21 +22,49 @@ CONNECT_TIMEOUT = 5.0
 
 def open_disks(spec: MachineSpec, stack: ExitStack) -> tuple[int, ...]:
     """A descriptor per disk, O_RDONLY where the disk is read-only. Raises HypervisorError naming the disk."""
-    return tuple(_open_disk(disk, stack) for disk in all_disks(spec))
+    return tuple(open_disk(disk, stack) for disk in all_disks(spec))
 
 
-def _open_disk(disk: Disk, stack: ExitStack) -> int:
-    access = os.O_RDONLY if disk.readonly else os.O_RDWR
+def open_disk(disk: Disk, stack: ExitStack) -> int:
+    """A descriptor, O_RDONLY for a read-only disk. Raises HypervisorError naming the disk."""
+    return _open(disk.path, os.O_RDONLY if disk.readonly else os.O_RDWR, "disk", stack)
+
+
+def _open(path: str, flags: int, what: str, stack: ExitStack) -> int:
     try:
-        fd = os.open(disk.path, access | os.O_CLOEXEC)
+        fd = os.open(path, flags | os.O_CLOEXEC)
     except OSError as error:
         raise HypervisorError(
-            f"the disk {disk.path} cannot be opened: {error.strerror}",
-            hint="check that the file is there; the guest image is made by kata's osbuilder",
+            f"the {what} {path} cannot be opened: {error.strerror}",
+            hint="check that it is there; the guest image is made by kata's osbuilder",
             layer="host",
         ) from error
     stack.callback(os.close, fd)
     return fd
+
+
+def pmem_sizes(spec: MachineSpec) -> tuple[int, ...]:
+    """Bytes of each disk that is persistent memory. Raises SpecError when QEMU could not map it."""
+    return tuple(_pmem_size(disk, spec.uid) for disk in pmems(spec))
+
+
+def _pmem_size(disk: Disk, uid: int | None) -> int:
+    info = os.stat(disk.path)
+    if not stat.S_ISREG(info.st_mode) or not info.st_size or info.st_size % PMEM_ALIGNMENT:
+        raise SpecError(f"{disk.path} cannot be persistent memory: it is no file of a multiple of 2 MiB")
+    needed = 0o4 if disk.readonly else 0o6
+    # QEMU opens it by its descriptor's name in /proc: no folder matters then, but the file's own mode does.
+    if uid not in (None, info.st_uid) and info.st_mode & needed != needed:
+        raise SpecError(
+            f"QEMU runs as its own user and cannot open the persistent memory {disk.path}",
+            hint=f"chmod o+{'r' if disk.readonly else 'rw'} {disk.path}",
+        )
+    return info.st_size
+
+
+def open_ninep(spec: MachineSpec, stack: ExitStack) -> tuple[int, ...]:
+    """A descriptor per 9p export. Raises HypervisorError naming the directory."""
+    return tuple(_open(share.path, os.O_RDONLY | os.O_DIRECTORY, "directory", stack) for share in spec.ninep)
 
 
 def connect_shares(shares: tuple[SharedDirectory, ...], stack: ExitStack) -> tuple[int, ...]:

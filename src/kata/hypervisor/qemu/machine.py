@@ -24,13 +24,14 @@ from kata.hypervisor.errors import HypervisorError, QmpError, StartError
 from kata.hypervisor.qemu import devices, files
 from kata.hypervisor.qemu.command_line import Resolved, command_line
 from kata.hypervisor.qemu.console import Console, clean_lines
+from kata.hypervisor.qemu.hotplug import Hotplug
 from kata.hypervisor.qemu.privileges import drop_privileges
 from kata.hypervisor.qemu.qmp import QmpClient
 from kata.hypervisor.vsock import DEVICE as VSOCK_DEVICE
 from kata.linux.process import PATH, spawn
 
 if TYPE_CHECKING:
-    from kata.hypervisor.machine import MachineSpec
+    from kata.hypervisor.machine import Disk, DiskAddress, MachineSpec
 
 BINARY = "qemu-system-x86_64"
 START_TIMEOUT = 30.0
@@ -65,6 +66,7 @@ class QemuMachine:
         self._returncode: int | None = None
         self._console: Console | None = None
         self._qmp: QmpClient | None = None
+        self._hotplug: Hotplug | None = None
 
     def __enter__(self) -> QemuMachine:
         return self
@@ -89,10 +91,17 @@ class QemuMachine:
 
     @property
     def qmp(self) -> QmpClient:
-        """The connection to the running QEMU, for what `Machine` does not offer (pause, hotplug, migration)."""
+        """The connection to the running QEMU, for what `Machine` does not offer (pause, migration)."""
         if self._qmp is None:
             raise HypervisorError(f"the machine is {self._state.value}, so QEMU cannot be asked anything")
         return self._qmp
+
+    @property
+    def hotplug(self) -> Hotplug:
+        """What came to the running QEMU, and other devices than disks."""
+        if self._hotplug is None:
+            raise HypervisorError(f"the machine is {self._state.value}, so nothing can be plugged in")
+        return self._hotplug
 
     def boot(self) -> None:
         """Start QEMU and let the guest run; returns when QMP answers. Only once, on a thread that stays.
@@ -116,12 +125,23 @@ class QemuMachine:
             return f"vsock://{self._cid}:{AGENT_VSOCK_PORT}"
         return f"unix://{Path(self.spec.directory) / files.AGENT_SOCKET}"
 
-    def disk_address(self, serial: str) -> tuple[str, str]:
-        """The agent's storage driver and source of a disk. Raises HypervisorError when there is no such disk."""
+    def disk_address(self, serial: str) -> DiskAddress:
+        """Where a disk is in the guest, one of the spec or one that was added. Raises HypervisorError without one."""
+        added = None if self._hotplug is None else self._hotplug.address(serial)
+        if added is not None:
+            return added
         try:
             return devices.disk_address(self.spec, serial)
         except KeyError:
             raise HypervisorError(f"the machine has no disk with the serial {serial!r}") from None
+
+    def add_disk(self, disk: Disk) -> DiskAddress:
+        """Open an image and plug it into the running guest. Raises SpecError, NoPlaceError, HypervisorError."""
+        return self.hotplug.add_disk(disk)
+
+    def remove_disk(self, serial: str) -> None:
+        """Take away a disk that was added, and wait until the guest has let go. Raises HypervisorError."""
+        self.hotplug.remove(serial)
 
     def wait(self, timeout: float | None = None) -> int | None:
         """QEMU's exit status (negative: the signal that killed it), or None when it runs on or never did."""
@@ -162,7 +182,7 @@ class QemuMachine:
             self._state = State.CLOSED
             if self._qmp is not None:
                 self._qmp.close()
-                self._qmp = None
+                self._qmp = self._hotplug = None
             if self._console is not None:
                 self._console.close()
             for fd in (self._pidfd, self._stderr):
@@ -183,6 +203,7 @@ class QemuMachine:
             # From here on QEMU's copies are the only ones: their end is how we see its end.
             self._console = Console(console.dup())
             self._qmp = QmpClient(qmp.dup())
+        self._hotplug = Hotplug(self._qmp, self.spec)
         try:
             self._qmp.negotiate(START_TIMEOUT)
         except QmpError as error:
@@ -199,6 +220,8 @@ class QemuMachine:
             agent_fd=files.listen_agent(self.spec.directory, ours) if vsock is None else None,
             vsock=vsock,
             disk_fds=files.open_disks(self.spec, ours),
+            ninep_fds=files.open_ninep(self.spec, ours),
+            pmem_sizes=files.pmem_sizes(self.spec),
             share_fds=files.connect_shares(self.spec.shares, ours),
         )
         ports = () if self.spec.network is None else self.spec.network.ports

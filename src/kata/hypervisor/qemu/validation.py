@@ -11,7 +11,7 @@ import socket
 
 from kata.hypervisor.errors import SpecError
 from kata.hypervisor.machine import Disk, MachineSpec, PublishedPort
-from kata.hypervisor.qemu.devices import MAX_DISKS, MAX_SHARES, all_disks
+from kata.hypervisor.qemu.devices import MAX_DISKS, MAX_ROOT_PORTS, MAX_SHARES, all_disks
 
 SANDBOX_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 SERIAL = re.compile(r"[A-Za-z0-9_.-]{1,20}")  # 20 bytes: VIRTIO 1.2 section 5.2.4
@@ -32,6 +32,7 @@ def check_spec(spec: MachineSpec) -> None:
     _require(len(spec.directory) + len("/agent.sock") <= SOCKET_PATH_MAX, f"{spec.directory} is too long a path")
     _check_kernel_params(spec.kernel_params)
     _check_disks(spec)
+    _check_buses(spec)
     _check_shares(spec)
     if spec.network is not None:
         _require(MAC.fullmatch(spec.network.mac.lower()), f"{spec.network.mac!r} is not a MAC address")
@@ -68,16 +69,36 @@ def _check_disks(spec: MachineSpec) -> None:
     _require(len(disks) <= MAX_DISKS, f"{len(disks)} disks are more than the {MAX_DISKS} that a machine takes")
     _require(len({disk.serial for disk in disks}) == len(disks), "two disks have the same serial")
     for disk in disks:
-        _check_path(disk.path, "disk")
-        _require(SERIAL.fullmatch(disk.serial), f"{disk.serial!r} is not a disk serial")
+        check_disk(disk)
+        _require(disk.driver != "scsi" or spec.scsi_controller, f"the SCSI disk {disk.serial} needs a SCSI controller")
+
+
+def check_disk(disk: Disk) -> None:
+    """Raise SpecError, naming the value, when no machine could have this disk."""
+    _check_path(disk.path, "disk")
+    _require(SERIAL.fullmatch(disk.serial), f"{disk.serial!r} is not a disk serial")
+    _require(disk.driver in ("blk", "scsi", "nvdimm"), f"{disk.driver!r} is not a driver for disks")
+
+
+def _check_buses(spec: MachineSpec) -> None:
+    ports = spec.pcie_root_ports
+    _require(0 <= ports <= MAX_ROOT_PORTS, f"a machine has {MAX_ROOT_PORTS} root ports at most, not {ports}")
+    if spec.machine_type == "microvm":
+        pmem = any(disk.driver == "nvdimm" for disk in spec.disks)
+        for wanted, what in ((spec.scsi_controller, "SCSI"), (spec.iommu, "an IOMMU"), (pmem, "persistent memory")):
+            _require(not wanted, f"the machine type microvm cannot have {what}")
 
 
 def _check_shares(spec: MachineSpec) -> None:
-    _require(len(spec.shares) <= MAX_SHARES, f"a machine takes {MAX_SHARES} shared directories at most")
-    _require(len({share.tag for share in spec.shares}) == len(spec.shares), "two shares have the same tag")
+    tags = [*(share.tag for share in spec.shares), *(directory.tag for directory in spec.ninep)]
+    _require(len(tags) <= MAX_SHARES, f"a machine takes {MAX_SHARES} shared directories at most")
+    _require(len(set(tags)) == len(tags), "two shares have the same tag")
+    for tag in tags:
+        _require(TAG.fullmatch(tag), f"{tag!r} is not a mount tag")
     for share in spec.shares:
-        _require(TAG.fullmatch(share.tag), f"{share.tag!r} is not a mount tag")
         _check_path(share.socket_path, "socket of a share")
+    for directory in spec.ninep:
+        _check_path(directory.path, "shared directory")
 
 
 def _check_port(port: PublishedPort) -> None:
