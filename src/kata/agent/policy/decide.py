@@ -50,7 +50,7 @@ class Rules:
             return None, ""
         meter = Meter(self._regexes, steps)
         try:
-            value = self._value(name, request, meter)
+            value = self.value(name, request, meter)
             allowed = self._answer(name, value)
         except EvaluationError as error:
             raise EvaluationError(f"{name}: {error.what}") from None
@@ -58,7 +58,8 @@ class Rules:
             raise EvaluationError(f"{name}: the decision is nested too deeply") from None
         return allowed, "" if allowed else meter.printed(self._package)
 
-    def _value(self, name: str, request: object, meter: Meter) -> Value:
+    def value(self, name: str, request: object, meter: Meter) -> Value:
+        """A rule's value for a request; UNDEFINED for none. Raises EvaluationError, RecursionError."""
         program = self._programs[name]
         if program.kind == "function":
             raise EvaluationError("the rule is a function")

@@ -16,13 +16,14 @@ if TYPE_CHECKING:
 
     from kata.agent.policy.regex import Regex
 
-MAX_STEPS = 2_000_000
+MAX_STEPS = 1_000_000
 MAX_PRINTS = 1000
 """The last ones are kept: they tell why a request was denied."""
 MAX_TEXT = 1 << 15
 """Characters of everything printed together, and of one value in it a quarter of that."""
-MAX_REGEXES = 256
-"""Compiled patterns that a policy keeps."""
+MAX_REGEXES = 128
+MAX_INSTRUCTIONS = 50_000
+"""Compiled patterns that a policy keeps, and what is in all of them together."""
 
 
 class Meter:
@@ -62,10 +63,11 @@ class Meter:
                 found = Regex(pattern)
             except PatternError as error:
                 raise EvaluationError(f"the pattern {pattern[:200]!r} is not understood: {error}") from None
-            if len(self.regexes) >= MAX_REGEXES:
+            self.spend(found.size)
+            size = found.size + sum(kept.size for kept in self.regexes.values())
+            if len(self.regexes) >= MAX_REGEXES or size > MAX_INSTRUCTIONS:
                 self.regexes.clear()
             self.regexes[pattern] = found
-            self.spend(found.size)
         return found
 
     def printed(self, name: str) -> str:

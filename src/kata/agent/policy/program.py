@@ -153,7 +153,7 @@ class Program:
         found: Value = UNDEFINED
         meter = evaluation.meter
         for definition in self.definitions:
-            meter.spend(1)
+            meter.spend(4)
             for _, value in definition.values(evaluation, arguments):
                 if found is UNDEFINED:
                     found = value

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 MAX_PROGRAM = 10_000
 """Instructions. RE2 has such a limit too, for the same reason."""
-MAX_KEPT = 4096
-"""Characters' transitions that are kept of one pattern; then they are found anew."""
+MAX_KEPT = 10_000
+"""Places in the states, and ways between them, that are kept of one pattern; then they are found anew."""
 START, WORD_CHAR, OTHER, NEWLINE, END = range(5)
 CHAR, SPLIT, SAVE, ASSERT, MATCH = range(5)
 
@@ -147,6 +147,7 @@ class Regex:
         if places is not None:
             after = frozenset(self._program[place][2] for place in places if _fits(self._program[place][1], char))
             found = self._state(after, kind(char))
+            self._kept += len(after)
         self._kept += 1
         if self._kept > MAX_KEPT:
             self._states.clear()
