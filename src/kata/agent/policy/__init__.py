@@ -76,7 +76,7 @@ class Policy:
         return Decision(bool(self._otherwise if allowed is None else allowed), reason)
 
     def _answer(self, name: str, request: object) -> tuple[bool | None, str]:
-        if self._rules is None:
+        if self._rules is None or name in self._constants:
             return self._constants.get(name), ""
         with self._lock:
             return self._rules.decide(name, request)
@@ -99,7 +99,8 @@ def parse(text: str) -> Policy:
         return Policy(constants)
     from kata.agent.policy.decide import Rules
 
-    return Policy({}, Rules(text, PACKAGE))
+    rules = Rules(text, PACKAGE)
+    return Policy(rules.answers, rules)
 
 
 def load(path: str) -> Policy:

@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from kata.agent.policy.builtins import BUILTINS
-from kata.agent.policy.meter import Meter, cost
+from kata.agent.policy.meter import cost
 from kata.agent.policy.program import Body, Env, Program, Step
+from kata.agent.policy.runs import array_matcher, is_in, object_comprehension, object_matcher, put
 from kata.agent.policy.scope import Scope, Slots, Unbound, declare_all
 from kata.agent.policy.syntax import (
     ArrayTerm,
@@ -29,7 +30,6 @@ from kata.agent.policy.syntax import (
 from kata.agent.policy.values import (
     UNDEFINED,
     Array,
-    EvaluationError,
     Object,
     Set,
     Value,
@@ -119,12 +119,12 @@ class TermCompiler:
         if isinstance(term, Var) and self.is_open(term):
             return self._bind(term)
         if isinstance(term, ArrayTerm) and self.is_open(term):
-            return _array_matcher([self.pattern(item) for item in term.items])
+            return array_matcher([self.pattern(item) for item in term.items])
         if isinstance(term, ObjectTerm) and self.is_open(term):
             pairs = [(self.term(key).constant, self.pattern(item)) for key, item in term.items]
             if any(key is UNDEFINED for key, _ in pairs):
                 raise refused(term.line, "a key of an object pattern is no constant")
-            return _object_matcher(dict(pairs))
+            return object_matcher(dict(pairs))
         run = self.term(term).run
 
         def match(env: Env, value: Value) -> bool:
@@ -288,7 +288,7 @@ class TermCompiler:
             if key is not None:
                 env.evaluation.meter.spend(weight(wanted))
                 return boolean(lookup(among, place) == wanted)
-            return boolean(_is_in(env.evaluation.meter, wanted, among))
+            return boolean(is_in(env.evaluation.meter, wanted, among))
 
         return Code(run)
 
@@ -343,7 +343,7 @@ class TermCompiler:
         head = inner.term(term.head).run
         body = Body(inner.steps)
         if key is not None:
-            return Code(_object_comprehension(body, key, head))
+            return Code(object_comprehension(body, key, head))
         is_set = term.kind == "set"
 
         def run(env: Env) -> Value:
@@ -364,26 +364,8 @@ def constant(value: Value) -> Code:
     return Code(lambda env: value, value)
 
 
-def put(meter: Meter, found: dict[Value, Value], key: Value, value: Value) -> None:
-    """Add to an object that is being made. Raises EvaluationError when the key has another value."""
-    if key in found:
-        meter.spend(cost(found[key], value))
-        if found[key] != value:
-            raise EvaluationError("an object gets two values for one key")
-    found[key] = value
-
-
 def _read(slot: int) -> Code:
     return Code(lambda env: env.slots[slot])
-
-
-def _is_in(meter: Meter, wanted: Value, among: Value) -> bool:
-    if isinstance(among, Set):
-        meter.spend(weight(wanted))
-        return wanted in among.items
-    items = among.items.values() if isinstance(among, Object) else among.items if isinstance(among, Array) else ()
-    meter.spend(len(items) if isinstance(wanted, (str, int, float)) else sum(cost(wanted, item) for item in items))
-    return wanted in items
 
 
 def _check_pattern(term: Call, name: str, codes: Sequence[Code]) -> None:
@@ -398,35 +380,3 @@ def _check_pattern(term: Call, name: str, codes: Sequence[Code]) -> None:
             Regex(pattern)
     except PatternError as error:
         raise refused(term.line, f"the pattern {pattern!r}: {error}") from None
-
-
-def _array_matcher(matchers: Sequence[Matcher]) -> Matcher:
-    def match(env: Env, value: Value) -> bool:
-        if not isinstance(value, Array) or len(value.items) != len(matchers):
-            return False
-        return all(inner(env, item) for inner, item in zip(matchers, value.items, strict=True))
-
-    return match
-
-
-def _object_matcher(matchers: dict[Value, Matcher]) -> Matcher:
-    def match(env: Env, value: Value) -> bool:
-        if not isinstance(value, Object) or value.items.keys() != matchers.keys():
-            return False
-        return all(inner(env, value.items[key]) for key, inner in matchers.items())
-
-    return match
-
-
-def _object_comprehension(body: Body, key: Run, head: Run) -> Run:
-    def run(env: Env) -> Value:
-        found: dict[Value, Value] = {}
-        meter = env.evaluation.meter
-        for _ in body.solutions(env):
-            name, value = key(env), head(env)
-            if name is not UNDEFINED and value is not UNDEFINED:
-                meter.spend(weight(name))
-                put(meter, found, name, value)
-        return Object(found)
-
-    return run

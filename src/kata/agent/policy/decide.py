@@ -35,6 +35,8 @@ class Rules:
         self._programs = compile_module(parse_module(text, package), package)
         found = {name: program.constant for name, program in self._programs.items()}
         self._constants = {name: value for name, value in found.items() if value is not UNDEFINED}
+        self.answers = {name: value.value for name, value in found.items() if isinstance(value, Boolean)}
+        """What needs no evaluation."""
         self._regexes: dict[str, Regex] = {}
         self.state: Value = Object({})
 
@@ -43,9 +45,8 @@ class Rules:
 
         Raises EvaluationError where there can be no answer; the state is as it was then.
         """
-        constant = self._constants.get(name)
-        if isinstance(constant, Boolean):
-            return constant.value, ""
+        if name in self.answers:
+            return self.answers[name], ""
         if name not in self._programs:
             return None, ""
         meter = Meter(self._regexes, steps)

@@ -207,4 +207,5 @@ class Evaluation:
 
     def fork(self, request: Value, data: Value) -> Evaluation:
         """The same decision with another input or data: what was found already does not hold there."""
+        self.meter.spend(len(self._constants))
         return Evaluation(request, data, self._constants, self.meter)

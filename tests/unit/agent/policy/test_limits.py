@@ -5,6 +5,8 @@ What is counted are steps, so these tests say nothing of time: they would not en
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -77,7 +79,7 @@ def test_what_is_too_large_is_refused_when_it_is_set(rules: str, what: str) -> N
 
 def test_literals_in_the_wrong_order_have_a_limit_too() -> None:
     names = [f"v{index}" for index in range(1500)]
-    body = "\n".join(f"  {name} = {after} + 1" for name, after in zip(names, names[1:], strict=False))
+    body = "\n".join(f"  {name} = {after} + 1" for name, after in itertools.pairwise(names))
     with pytest.raises(BadRequest, match="too involved"):
         value_of(f"x {{\n{body}\n  {names[-1]} = 1\n}}")
 
@@ -93,8 +95,10 @@ def test_a_large_request_is_an_error_and_no_denial_of_service() -> None:
         found.check("X", {"a": list(range(1 << 20))})
 
 
-WORDS = """x y f input data agent_policy := = == != < > + - * / % | & . , : ; ( ) [ ] { } if else not some every in contains
-default import package as with true false null _ 1 2.5 "a" `b` count concat regex.match print set walk \n""".split(" ")
+VOCABULARY = """x y f input data agent_policy := = == != < > + - * / % | & . , : ; ( ) [ ] { }
+if else not some every in contains default import package as with true false null _ 1 2.5 "a" `b`
+count concat regex.match print set walk"""
+WORDS = ["\n", *VOCABULARY.split()]
 TEXT = st.lists(st.sampled_from(WORDS), max_size=40).map(" ".join) | st.text(max_size=60)
 
 

@@ -227,7 +227,10 @@ def _load(meter: Meter, value: str) -> Value:
     if _nesting(value) > MAX_JSON_DEPTH:
         return UNDEFINED
     try:
-        return from_json(json.loads(value, parse_constant=_refuse))
+        found = json.loads(value, parse_constant=_refuse)
+        if "\\u" in value:
+            json.dumps(found, ensure_ascii=False).encode()  # half of a surrogate pair is no text
+        return from_json(found)
     except (ValueError, RecursionError):
         return UNDEFINED
 
