@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
     from kata.agent.policy.program import Matcher, Run
 
-MAX_ATTEMPTS = 200_000
+MAX_ATTEMPTS = 100_000
 """Literals that may be compiled for one policy; one that is not ready yet is tried again later."""
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from kata.agent.policy.syntax import refused
 
-MAX_TOKENS = 1 << 19
+MAX_TOKENS = 1 << 18
 """Of one text; each costs about a hundred bytes while it is parsed."""
 
 WORDS = frozenset(

@@ -252,6 +252,7 @@ BUILTINS = [
     Case('x := json.marshal({"b": [1, true, null], "a": "\u00e9"})', '{"a":"\u00e9","b":[1,true,null]}'),
     Case('x := json.unmarshal(`{"a": [1, 2.5]}`)', {"a": [1, 2.5]}),
     Case('x := json.unmarshal("{")', ...),
+    Case('x := json.unmarshal(`"\\ud800"`)', ...),
     Case('x := [json.is_valid("[]"), json.is_valid("[")]', [True, False]),
     Case(
         'x := [base64.encode("a?>"), base64url.encode("a?>"), base64url.encode_no_pad("ab")]', ["YT8+", "YT8-", "YWI"]

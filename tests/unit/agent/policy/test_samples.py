@@ -9,12 +9,27 @@ import pytest
 
 from kata.agent import policy
 from kata.agent.policy import Policy
+from kata.agent.policy.builtins import BUILTINS
 from kata.protocol.generated import agent_pb2
 from kata.protocol.messages import message, service
 
 SAMPLES = Path(__file__).parents[4] / "docs/policies"
 REQUESTS = sorted({method.input_type.full_name for method in service("grpc.AgentService").methods})
 SHARED = "/run/kata-containers/shared/containers/"
+
+
+def test_the_documentation_names_every_function() -> None:
+    text = (SAMPLES.parent / "policy.md").read_text()
+    listed = text.partition("* Functions: `")[2].partition("`")[0]
+    names = {"".join((head, name, tail)) for head, each, tail in map(spread, listed.split()) for name in each}
+    assert names == {name for name in BUILTINS if name[0].isalpha()} | {"walk"}
+
+
+def spread(word: str) -> tuple[str, list[str], str]:
+    """`a.{b,c}` as its parts."""
+    head, _, rest = word.partition("{")
+    inner, _, tail = rest.partition("}")
+    return head, inner.split(","), tail
 
 
 def sample(name: str) -> Policy:
