@@ -31,6 +31,7 @@ FIRST_ANSWER |= {"tempfile", "urllib"}
 
 CASES = [
     ("kata.agent.__main__", GUEST),
+    ("kata.agent.policy.decide", GUEST),
     ("kata.linux.syscalls", GUEST),
     ("kata.oci.convert", GUEST),
     ("kata.protocol.server", GUEST),
@@ -69,6 +70,11 @@ def test_start_path_imports(module: str, forbidden: set[str], capsys: pytest.Cap
 def test_the_sandbox_process_does_not_load_the_agent() -> None:
     loaded, _ = _load("kata.supervisor.supervise")
     assert [name for name in loaded if name.startswith("kata.agent")] == []
+
+
+def test_the_agent_starts_without_its_policy_room() -> None:
+    loaded, _ = _load("kata.agent.__main__")
+    assert [name for name in loaded if name.startswith("kata.agent.policy")] == []
 
 
 def _load(module: str) -> tuple[list[str], int]:

@@ -69,10 +69,7 @@ def test_rules_there_and_back(agent: Agent, ipv6: bool) -> None:
     assert caught.value.code == Code.INTERNAL
 
 
-POLICY = """package agent_policy
-default AllowRequestsFailingPolicy := true
-default ExecProcessRequest := false
-"""
+POLICY = (Path(__file__).parents[2] / "docs/policies/allow-all-except-exec-process.rego").read_text()
 
 
 def test_a_policy_blocks_requests_and_hides_output(agent: Agent) -> None:
@@ -82,12 +79,54 @@ def test_a_policy_blocks_requests_and_hides_output(agent: Agent) -> None:
         agent.exec("box", "more", "true")
     assert caught.value.code == Code.PERMISSION_DENIED
     with pytest.raises(RpcError, match="line 2") as caught:
-        agent.call("SetPolicy", agent_pb2.SetPolicyRequest(policy="package agent_policy\nX if input.y"))
+        agent.call("SetPolicy", agent_pb2.SetPolicyRequest(policy="package agent_policy\nX if nothing.y"))
     assert caught.value.code == Code.INVALID_ARGUMENT
-    closed = POLICY + "default ReadStreamRequest := false\ndefault SetPolicyRequest := false\n"
+    closed = POLICY + "\nReadStreamRequest := false\nSetPolicyRequest := false\n"
     agent.call("SetPolicy", agent_pb2.SetPolicyRequest(policy=closed))
     with pytest.raises(RpcError, match="SetPolicyRequest is blocked by policy"):
         agent.call("SetPolicy", agent_pb2.SetPolicyRequest(policy=POLICY))
     agent.write("box", b"go\n")
     assert agent.read("box") == b""  # answered when all 588895 bytes were thrown away
     assert agent.wait("box") == 7
+
+
+CONDITIONS = """
+import rego.v1
+
+CreateContainerRequest := {"allowed": true, "ops": [{"op": "add", "path": path, "value": input.OCI.Process.Args}]} if {
+	print("arguments", input.OCI.Process.Args)
+	input.OCI.Process.Args[0] == "sh"
+	path := concat("/", ["/pstate", input.container_id])
+}
+ExecProcessRequest if {
+	print("container has", data.pstate[input.container_id])
+	input.process.Args == ["echo", data.pstate[input.container_id][2]]
+}
+WriteStreamRequest if input.data == [103, 111, 10]
+"""
+
+
+def test_a_policy_with_conditions_looks_into_requests_and_remembers(agent: Agent) -> None:
+    others = POLICY.replace("default CreateContainerRequest := true", "default CreateContainerRequest := false")
+    others = others.replace("default WriteStreamRequest := true", "default WriteStreamRequest := false")
+    head, _, rest = others.partition("package agent_policy\n")
+    policy = f"{head}package agent_policy\n{CONDITIONS}{rest}"
+    agent.call("SetPolicy", agent_pb2.SetPolicyRequest(policy=policy))
+    with pytest.raises(
+        RpcError, match=r"CreateContainerRequest is blocked by policy: agent_policy:\d+: arguments"
+    ) as no:
+        agent.run("other", "sleep", "9")
+    assert no.value.code == Code.PERMISSION_DENIED
+    agent.run("box", "sh", "-c", "read x")
+    with pytest.raises(RpcError, match=r'container has \["sh", "-c", "read x"\]'):
+        agent.exec("box", "no", "echo", "read y")
+    agent.exec("box", "yes", "echo", "read x")
+    assert agent.wait("box", "yes") == 0
+    with pytest.raises(RpcError, match="WriteStreamRequest is blocked by policy"):
+        agent.write("box", b"stop\n")
+    agent.write("box", b"go\n")
+    assert agent.wait("box") == 0
+    agent.call("SetPolicy", agent_pb2.SetPolicyRequest(policy="package agent_policy\nDestroySandboxRequest if input"))
+    with pytest.raises(RpcError, match="PauseContainerRequest: the policy has no answer") as unanswered:
+        agent.call("PauseContainer", agent_pb2.PauseContainerRequest(container_id="box"))
+    assert unanswered.value.code == Code.INTERNAL

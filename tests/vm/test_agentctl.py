@@ -6,12 +6,14 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from kata.version import __version__
 from tests.helpers.cli import kata, leftovers, ps
 
+ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.vm, pytest.mark.root, pytest.mark.usefixtures("busybox")]
 
 
@@ -54,9 +56,24 @@ def test_the_agent_of_a_sandbox(sandbox: str) -> None:
     assert (late.returncode, late.stderr.split(":")[1]) == (1, " DEADLINE_EXCEEDED")
     assert kata("exec", sandbox, "echo", "undisturbed", check=True).stdout == b"undisturbed\n"
 
+    check_policy(sandbox)
     ask(sandbox, "DestroySandbox")
     wait = kata("logs", "-f", sandbox, check=True)
     assert wait.stdout == b"started\n"
     gone = ask(sandbox, "Check")
     assert gone.returncode == 1
     assert "not running" in gone.stderr
+
+
+def check_policy(sandbox: str) -> None:
+    """A policy with conditions decides about a process in the guest, and says why it does not want another."""
+    sample = ROOT / "docs/policies/allow-all-except-exec-process.rego"
+    rule = 'ExecProcessRequest if { print("asked for", input.process.Args); input.process.Args[1] == "fine" }\n'
+    policy = ask(sandbox, "SetPolicy", f"policy={sample.read_text()}{rule}")
+    assert (policy.returncode, policy.stderr) == (0, "")
+    assert kata("exec", sandbox, "echo", "fine", check=True).stdout == b"fine\n"
+    denied = kata("exec", sandbox, "echo", "bad")
+    assert denied.returncode != 0
+    assert b'asked for ["echo", "bad"]' in denied.stderr
+    refused = ask(sandbox, "SetPolicy", "policy=package agent_policy\nX if unknown(1)")
+    assert "line 2 is not understood: there is no function unknown" in refused.stderr

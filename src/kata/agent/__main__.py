@@ -115,7 +115,7 @@ def first_policy(config: Config) -> Policy | None:
     from kata.agent import policy
 
     if config.allowed is not None and not config.policy_file:
-        return policy.Policy(dict.fromkeys(config.allowed, True))
+        return policy.Policy(dict.fromkeys(config.allowed, True), otherwise=False)
     try:
         return policy.load(path)
     except (OSError, KataError) as error:

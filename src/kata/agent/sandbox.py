@@ -68,7 +68,8 @@ class Sandbox:
         self.uevents = Uevents(log=log)
         self.uevents.start()
         self.policy: Policy | None = None
-        """Which requests are answered; None for all. Replaced as a whole."""
+        """Which requests are answered; None for all. Replaced as a whole, with `policy_change` held."""
+        self.policy_change = threading.Lock()
         self.guest_hooks: dict[str, Sequence[str]] = {}
         self._limits = limits
         options = [] if limits.cgroups else ["--cgroup-manager", "disabled"]

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from kata.protocol.transport import Listener
 
     Handler = Callable[[Message, "Call"], Message]
-    Authorize = Callable[[Method, "Call"], None]
+    Authorize = Callable[[Method, Message, "Call"], None]
 
 MessageT = TypeVar("MessageT", bound="Message")
 
@@ -293,9 +293,10 @@ class Server:
     def dispatch(self, request: ttrpc_pb2.Request, call: Call) -> bytes:
         """Run the handler of a request; its response's bytes. Raises RpcError, and whatever the handler raises."""
         method, handler = self._find(request.service, request.method)
+        message = _parse(method.request, request.payload)
         if self._authorize is not None:
-            self._authorize(method, call)
-        response = handler(_parse(method.request, request.payload), call)
+            self._authorize(method, message, call)
+        response = handler(message, call)
         if not isinstance(response, method.response):
             raise RpcError(Code.INTERNAL, f"{call.method} gave {type(response).__name__}: a fault of the server")
         return response.SerializeToString()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import cast
 
 import pytest
+from google.protobuf.message import Message
 
 from kata.protocol import frame
 from kata.protocol.client import Client, connect_agent
@@ -130,7 +131,7 @@ def test_what_is_not_there(pair: tuple[Client, Server]) -> None:
 def test_a_refused_call_never_reaches_its_handler(agent: Agent) -> None:
     asked = []
 
-    def authorize(method: Method, call: Call) -> None:
+    def authorize(method: Method, request: Message, call: Call) -> None:
         asked.append((method.name, method.request.DESCRIPTOR.name, call.method))
         if method.name == "WaitProcess":
             raise RpcError(Code.PERMISSION_DENIED, "not this one")

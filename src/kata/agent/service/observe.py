@@ -7,6 +7,7 @@ rooms are imported at first use, since most sandboxes never need them.
 from __future__ import annotations
 
 from kata.agent.service.base import Base
+from kata.agent.service.guard import SET_POLICY, require
 from kata.protocol.generated import agent_pb2
 
 TYPE_CHECKING = False
@@ -51,6 +52,10 @@ class Observe(Base):
         """Replace the policy; the one before decided whether this may be."""
         from kata.agent import policy
 
-        self._sandbox.policy = policy.parse(request.policy)
+        with self._sandbox.policy_change:
+            require(self._sandbox, SET_POLICY, request)
+            new = self._sandbox.policy = policy.parse(request.policy)
         self._sandbox.log.info("policy replaced")
+        if new.allows_failing:
+            self._sandbox.log.warn("the policy allows what it denies", rule=policy.FALLBACK)
         return self._done()

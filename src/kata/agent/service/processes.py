@@ -10,6 +10,7 @@ import time
 from kata.agent import errors
 from kata.agent.sandbox import check_signal
 from kata.agent.service.base import Base
+from kata.agent.service.guard import READ_STREAM, decide
 from kata.protocol.generated import agent_pb2
 from kata.protocol.status import Code, RpcError
 
@@ -80,13 +81,17 @@ class Processes(Base):
         container = self._container(request)
         process = container.process(request.exec_id)
         data = process.read(stream, request.len)
-        while data and self._redacted():
+        while data and self._redacted(request):
             data = process.read(stream, request.len)
         if not data:
             container.drop_spent(request.exec_id)
         return agent_pb2.ReadStreamResponse(data=data)
 
-    def _redacted(self) -> bool:
+    def _redacted(self, request: agent_pb2.ReadStreamRequest) -> bool:
         """Whether the policy keeps output from the host; it is thrown away then, and the container goes on."""
-        policy = self._sandbox.policy
-        return policy is not None and not policy.allows("ReadStreamRequest")
+        try:
+            decision = decide(self._sandbox, READ_STREAM, request)
+        except errors.AgentError as error:
+            self._sandbox.log.warn("output is kept back", error=str(error))
+            return True
+        return decision is not None and not decision.allowed
