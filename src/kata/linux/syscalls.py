@@ -91,12 +91,20 @@ SYS_PIVOT_ROOT = 155
 SYS_FINIT_MODULE = 313
 SYS_OPEN_TREE = 428
 SYS_MOVE_MOUNT = 429
+SYS_FSOPEN = 430
+SYS_FSCONFIG = 431
+SYS_FSMOUNT = 432
 SYS_OPENAT2 = 437
 
 # linux/mount.h, for open_tree(2) and move_mount(2)
 OPEN_TREE_CLONE = 0x1
 AT_RECURSIVE = 0x8000
 MOVE_MOUNT_F_EMPTY_PATH = 0x4
+
+# linux/mount.h, for fsopen(2), fsconfig(2) and fsmount(2)
+FSOPEN_CLOEXEC = 0x1
+FSCONFIG_CMD_CREATE = 6
+FSMOUNT_CLOEXEC = 0x1
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mount.argtypes = (
@@ -231,6 +239,28 @@ def move_mount(fd: int, target: str) -> None:
         ctypes.c_uint(MOVE_MOUNT_F_EMPTY_PATH),
     )
     _check(result, "move_mount", target)
+
+
+def fsopen(fstype: str) -> int:
+    """fsopen(2): the beginnings of a file system of this type. The caller owns the descriptor."""
+    result = _libc.syscall(
+        ctypes.c_long(SYS_FSOPEN), ctypes.c_char_p(os.fsencode(fstype)), ctypes.c_uint(FSOPEN_CLOEXEC)
+    )
+    return _check(result, f"fsopen {fstype}")
+
+
+def fsconfig_create(fd: int) -> None:
+    """fsconfig(2) with FSCONFIG_CMD_CREATE: make the file system that `fd` describes."""
+    arguments = (ctypes.c_int(fd), ctypes.c_uint(FSCONFIG_CMD_CREATE), None, None, ctypes.c_int(0))
+    _check(_libc.syscall(ctypes.c_long(SYS_FSCONFIG), *arguments), "fsconfig")
+
+
+def fsmount(fd: int) -> int:
+    """fsmount(2): a detached mount of the file system of `fd`, as open_tree's. The caller owns the result."""
+    result = _libc.syscall(
+        ctypes.c_long(SYS_FSMOUNT), ctypes.c_int(fd), ctypes.c_uint(FSMOUNT_CLOEXEC), ctypes.c_uint(0)
+    )
+    return _check(result, "fsmount")
 
 
 def settimeofday(seconds: int, microseconds: int) -> None:
