@@ -25,57 +25,67 @@ IFF_MULTI_QUEUE = 0x0100
 IFF_NO_PI = 0x1000
 IFF_VNET_HDR = 0x4000
 IFF_TUN_EXCL = 0x8000
-IFLA_TUN_TYPE = 2
-"""The attribute of a link of kind `tun` that says which it is: 1 (packets) or 2 (Ethernet frames)."""
+IFLA_TUN_TYPE, IFLA_TUN_MULTI_QUEUE = 2, 7
+"""Attributes of a link of kind `tun`: whether it is 1 (packets) or 2 (Ethernet frames); whether it takes queues."""
 
 _IFREQ = struct.Struct("=16sH22x")  # ifreq: name, flags
 _QUEUE_FLAGS = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR
 
 
-def open_tap(namespace: NetworkNamespace, name: str, queues: int = 1, *, create: bool = True) -> tuple[int, ...]:
-    """Descriptors of a tap in `namespace`, one a queue, each packet after a virtio-net header. The caller owns them.
+class Queues:
+    """Owns the descriptors of a tap, one a queue."""
 
-    With `create` it is a new one, else one that is there (and multi-queue exactly when `queues` is above 1).
-    Raises OSError: EBUSY when there is one of this name, or one that somebody uses.
+    def __init__(self) -> None:
+        self.fds: tuple[int, ...] = ()
+
+    def close(self) -> None:
+        """Close them all. Idempotent."""
+        fds, self.fds = self.fds, ()
+        for fd in fds:
+            os.close(fd)
+
+
+def open_tap(
+    namespace: NetworkNamespace, name: str, queues: int = 1, *, create: bool = True, multi_queue: bool | None = None
+) -> Queues:
+    """Descriptors of a tap in `namespace`, one a queue, each packet after a virtio-net header.
+
+    With `create` it is a new one, else one that is there, and then `multi_queue` says how that was made. Raises
+    OSError: EBUSY when there is one of this name, or one that somebody uses.
     """
-    mode = _QUEUE_FLAGS | (IFF_MULTI_QUEUE if queues > 1 else 0)
-    opened: list[int] = []
+    several = queues > 1 if multi_queue is None else multi_queue
+    mode = _QUEUE_FLAGS | (IFF_MULTI_QUEUE if several else 0)
+    opened = Queues()
     try:
         for queue in range(queues):
-            opened.append(namespace.call(_open_tun))
-            _set_interface(opened[-1], name, mode | (IFF_TUN_EXCL if create and queue == 0 else 0))
+            opened.fds += (namespace.call(_open_tun),)
+            _set_interface(opened.fds[-1], name, mode | (IFF_TUN_EXCL if create and queue == 0 else 0))
     except BaseException:
-        close_all(opened)
+        opened.close()
         raise
-    return tuple(opened)
+    return opened
 
 
-def open_macvtap(namespace: NetworkNamespace, name: str, index: int, queues: int = 1) -> tuple[int, ...]:
-    """Descriptors of a macvtap in `namespace`, as `open_tap`. The caller owns them.
+def open_macvtap(namespace: NetworkNamespace, name: str, index: int, queues: int = 1) -> Queues:
+    """Descriptors of a macvtap in `namespace`, as `open_tap`.
 
     Its device node is named after the interface's index, which is unique within one namespace only, and need not
     be there at all. So the device's number is read from a sysfs of that namespace, and the node made where nobody
     else sees it. Raises OSError.
     """
-    opened: list[int] = []
+    opened = Queues()
     sysfs = namespace.call(_mount_sysfs)
     try:
         number = _device_number(sysfs, f"class/net/{check_name(name)}/tap{index}/dev")
         for _ in range(queues):
-            opened.append(_open_device(number))
-            _set_interface(opened[-1], name, _QUEUE_FLAGS | (IFF_MULTI_QUEUE if queues > 1 else 0))
+            opened.fds += (_open_device(number),)
+            _set_interface(opened.fds[-1], name, _QUEUE_FLAGS | (IFF_MULTI_QUEUE if queues > 1 else 0))
     except BaseException:
-        close_all(opened)
+        opened.close()
         raise
     finally:
         os.close(sysfs)
-    return tuple(opened)
-
-
-def close_all(fds: list[int] | tuple[int, ...]) -> None:
-    """Close descriptors."""
-    for fd in fds:
-        os.close(fd)
+    return opened
 
 
 def _open_tun() -> int:
