@@ -25,7 +25,7 @@ IFF_MULTI_QUEUE = 0x0100
 IFF_NO_PI = 0x1000
 IFF_VNET_HDR = 0x4000
 IFF_TUN_EXCL = 0x8000
-IFLA_TUN_TYPE, IFLA_TUN_MULTI_QUEUE = 2, 7
+IFLA_TUN_TYPE, IFLA_TUN_MULTI_QUEUE = 3, 7
 """Attributes of a link of kind `tun`: whether it is 1 (packets) or 2 (Ethernet frames); whether it takes queues."""
 
 _IFREQ = struct.Struct("=16sH22x")  # ifreq: name, flags

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from kata.linux.netlink import NetlinkError, unpack_attributes
+from kata.linux.rtnetlink import IFF_ALLMULTI
 from kata.linux.tuntap import IFLA_TUN_MULTI_QUEUE, Queues, open_macvtap, open_tap
 from kata.network.limits import limit_arriving, limit_leaving
 from kata.network.models import Joined, random_mac
+from kata.network.place import undo
 from kata.network.vfio import bound_to_vfio
 
 if TYPE_CHECKING:
@@ -53,6 +55,8 @@ def attach_macvtap(place: Place, endpoint: Endpoint, settings: Settings, stack: 
         raise NetlinkError(errno.EOPNOTSUPP, "what arrives at a macvtap cannot be limited")
     opened = open_macvtap(place.namespace, endpoint.name, endpoint.index, settings.queues)
     stack.callback(opened.close)
+    undo(stack, place.netlink.set_flags, endpoint.index, endpoint.flags & IFF_ALLMULTI, IFF_ALLMULTI)
+    place.netlink.set_flags(endpoint.index, IFF_ALLMULTI, IFF_ALLMULTI)  # for IPv6, as in the model macvtap
     limit_leaving(place, endpoint.index, settings.tx_rate, stack)
     return Joined(endpoint, opened)
 

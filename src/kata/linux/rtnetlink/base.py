@@ -77,8 +77,11 @@ def bits(family: int) -> int:
 
 
 def check_name(name: str) -> str:
-    """`name`, when an interface may have it. Raises ValueError."""
-    if not 0 < len(os.fsencode(name)) <= NAME_LIMIT or "\0" in name or "/" in name:
+    """`name`, when an interface may have it. Raises ValueError.
+
+    The kernel takes a "%" for a pattern that it is to fill in, so that no interface has one in its name.
+    """
+    if not 0 < len(os.fsencode(name)) <= NAME_LIMIT or any(char in name for char in "\0/%"):
         raise ValueError(f"{name!r} is no interface name")
     return name
 

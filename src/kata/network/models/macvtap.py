@@ -14,7 +14,7 @@ import errno
 from typing import TYPE_CHECKING
 
 from kata.linux.netlink import NetlinkError
-from kata.linux.rtnetlink import IFF_NOARP
+from kata.linux.rtnetlink import IFF_ALLMULTI, IFF_NOARP, IFF_UP
 from kata.linux.tuntap import open_macvtap
 from kata.network.limits import limit_arriving, limit_leaving
 from kata.network.models import Joined, random_mac, tcfilter
@@ -34,19 +34,20 @@ def attach(place: Place, endpoint: Endpoint, settings: Settings, stack: ExitStac
     if endpoint.kind in ("macvlan", "ipvlan"):
         return tcfilter.attach(place, endpoint, settings, stack)
     netlink, name = place.netlink, tap_name(endpoint.index)
-    undo(stack, netlink.set_flags, endpoint.index, endpoint.flags & IFF_NOARP, IFF_NOARP)
-    netlink.set_flags(endpoint.index, IFF_NOARP, IFF_NOARP)
-    undo(stack, netlink.set_mac, endpoint.index, endpoint.mac)
     netlink.add_macvtap(name, endpoint.index, endpoint.mac, endpoint.mtu, settings.queues)
+    undo(stack, netlink.set_flags, endpoint.index, endpoint.flags & IFF_NOARP, IFF_NOARP)
+    undo(stack, netlink.set_mac, endpoint.index, endpoint.mac)
+    stack.callback(remove_own_link, netlink, name)
     tap = netlink.find_link(name)
     if tap is None:
         raise NetlinkError(errno.ENODEV, f"{name} is gone as soon as it was made")
-    stack.callback(remove_own_link, netlink, name)
+    netlink.set_flags(endpoint.index, IFF_NOARP, IFF_NOARP)
     netlink.set_mac(endpoint.index, random_mac())
     queues = open_macvtap(place.namespace, name, tap.ifindex, settings.queues)
     stack.callback(queues.close)
     netlink.disable_link_local(tap.ifindex)
-    netlink.set_up(tap.ifindex)
+    # Nobody tells the host which multicast groups the guest is in, and IPv6 does not work without: let all pass.
+    netlink.set_flags(tap.ifindex, IFF_UP | IFF_ALLMULTI, IFF_UP | IFF_ALLMULTI)
     limit_leaving(place, tap.ifindex, settings.tx_rate, stack)
     limit_arriving(place, endpoint.index, settings.rx_rate, stack)
     return Joined(endpoint, queues)
