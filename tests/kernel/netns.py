@@ -70,6 +70,8 @@ def netns(label: str = "n") -> Iterator[Netns]:
     run("ip", "netns", "add", made.name)
     try:
         made.ip("link set lo up")
+        # Whether an IPv6 address is a duplicate takes seconds to find out, and nothing here is.
+        made.command("sh", "-c", "echo 0 | tee /proc/sys/net/ipv6/conf/*/accept_dad")
         yield made
     finally:
         run("ip", "netns", "del", made.name, check=False)
