@@ -34,6 +34,10 @@ CASES = [
     ("kata.supervisor.supervise", HOST),
     ("kata.hypervisor.qemu.machine", HOST),
     ("kata.storage.virtiofs", HOST),
+    ("kata.network.scan", HOST | {"subprocess", "pathlib"}),
+    ("kata.network.models.tcfilter", HOST | {"subprocess", "pathlib"}),
+    ("kata.network.attachment", HOST | {"subprocess", "pathlib"}),
+    ("kata.network.cleanup", HOST | {"subprocess", "pathlib"}),
     ("kata.ctl.__main__", HOST | {"msgspec", "pathlib", "subprocess", "google"}),
 ]
 
@@ -62,6 +66,13 @@ def test_start_path_imports(module: str, forbidden: set[str], capsys: pytest.Cap
 def test_the_sandbox_process_does_not_load_the_agent() -> None:
     loaded, _ = _load("kata.supervisor.supervise")
     assert [name for name in loaded if name.startswith("kata.agent")] == []
+
+
+def test_the_agent_does_not_load_what_only_the_host_does_to_networks() -> None:
+    loaded, _ = _load("kata.agent.interfaces")
+    assert "kata.linux.rtnetlink.links" in loaded
+    host = {"tc", "newlinks", "host", "notify", "netns", "tuntap", "ethtool"}
+    assert [name for name in loaded if name.startswith("kata.linux") and name.rpartition(".")[2] in host] == []
 
 
 def _load(module: str) -> tuple[list[str], int]:
