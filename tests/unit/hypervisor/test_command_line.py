@@ -227,8 +227,8 @@ def test_queues_and_vhost() -> None:
         {"type": "tap", "id": "tap1", "fds": "9", "vhost": False},
     ]
     first, second = [d for d in objects(words, "-device") if d["driver"] == "virtio-net-pci"]
-    assert (first["mq"], first["vectors"], first["addr"], first["multifunction"]) == ("on", 6, "3", "on")
-    assert (second["addr"], second["multifunction"], "mq" in second) == ("3.1", "on", False)
+    assert (first["mq"], first["vectors"], first["addr"], first["multifunction"]) == (True, 6, "3", True)
+    assert (second["addr"], second["multifunction"], "mq" in second) == ("3.1", True, False)
     assert nic_fds(spec) == (7, 8, 9)
 
 
@@ -238,7 +238,7 @@ def test_taps_beside_the_user_network_and_without_pci() -> None:
     cards = [d for d in objects(words, "-device") if d["driver"] == "virtio-net-pci"]
     assert [(d["netdev"], d["addr"]) for d in cards] == [("net", "3"), ("tap0", "3.1")]
     words = argv(with_spec(machine_type="microvm", nics=nics))
-    assert {"driver": "virtio-net-device", "netdev": "tap0", "mac": MAC, "mq": "on"} in objects(words, "-device")
+    assert {"driver": "virtio-net-device", "netdev": "tap0", "mac": MAC, "mq": True} in objects(words, "-device")
 
 
 @pytest.mark.parametrize(

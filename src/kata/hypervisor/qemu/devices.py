@@ -131,7 +131,7 @@ def tap_card(spec: MachineSpec, index: int, nic: TapNic) -> Device:
     if nic.mtu:
         properties["host_mtu"] = nic.mtu
     if len(nic.fds) > 1:
-        properties["mq"] = "on"
+        properties["mq"] = True
         if spec.machine_type != "microvm":
             properties["vectors"] = 2 * len(nic.fds) + 2
     return _nic(spec, index + (spec.network is not None), **properties)
@@ -141,7 +141,7 @@ def _nic(spec: MachineSpec, function: int, **properties: object) -> Device:
     if spec.machine_type == "microvm":
         return _virtio(spec, "virtio-net", NET_SLOT, **properties)
     place = {"addr": f"{NET_SLOT:x}.{function}"} if function else {}
-    several = {"multifunction": "on"} if all_nics(spec) > 1 else {}
+    several = {"multifunction": True} if all_nics(spec) > 1 else {}
     return {**_virtio(spec, "virtio-net", NET_SLOT, **properties, romfile=""), **place, **several}
 
 
