@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import socket
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
+from kata.linux.netlink import NetlinkError, NetlinkSocket
 from kata.linux.netns import NetworkNamespace
 from kata.linux.rtnetlink.host import HostNetlink
 from kata.network.attachment import Attachment, Settings, attach
@@ -215,6 +218,35 @@ def test_a_second_sandbox_is_refused_and_harms_nothing(world: World, model: str)
         assert world.pod.state() == during
         with GuestNic(joined.fds, joined.endpoint.mac, GUEST):
             assert world.outside.ping(GUEST)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_failure_at_any_step_leaves_nothing(world: World, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel refuses the first request, then the second, and so on until there are no more."""
+    before, descriptors = world.pod.state(), open_fds()
+    real = NetlinkSocket.request
+    left = [0]
+
+    def request(self: NetlinkSocket, *arguments: Any, **named: Any) -> Any:
+        left[0] -= 1
+        if left[0] == -1:
+            raise NetlinkError(errno.ENOMEM, "refused by the test")
+        return real(self, *arguments, **named)
+
+    monkeypatch.setattr(NetlinkSocket, "request", request)
+    for number in range(100):
+        left[0] = number
+        try:
+            attachment = world.attach(model, queues=2, rx_rate=10**9, tx_rate=10**9)
+        except AttachError as error:
+            assert "refused by the test" in error.what
+            assert world.pod.state() == before
+            assert open_fds() == descriptors
+            continue
+        left[0] = -1
+        attachment.close()
+        break
+    assert number >= 9 and world.pod.state() == before
 
 
 def test_the_tap_lives_with_the_vmms_copies(world: World) -> None:

@@ -17,6 +17,7 @@ from kata.agent.uevents import Uevents
 from kata.linux import syscalls
 from kata.linux.netns import NetworkNamespace
 from kata.linux.rtnetlink import NUD_PERMANENT, NUD_REACHABLE, RTNH_F_ONLINK, Rtnetlink
+from kata.linux.rtnetlink.notify import Notifications
 from kata.network import to_guest
 from kata.network.cleanup import cleanup
 from kata.network.endpoint import Endpoint
@@ -234,6 +235,17 @@ def test_endpoints_that_are_there_are_not_waited_for(pod: Netns) -> None:
 def test_endpoints_that_never_come() -> None:
     with netns() as empty, pytest.raises(WaitTimeoutError, match=r"within 0.2 s"):
         wait_for_endpoints(empty.path, timeout=0.2)
+
+
+def test_more_notifications_than_are_kept(pod: Netns) -> None:
+    """What was lost is a change like any other, and one wait takes all of it."""
+    lines = [f"addr add 10.{first}.{last}.1/32 dev eth0" for first in range(100, 116) for last in range(250)]
+    with NetworkNamespace(pod.path) as namespace, namespace.call(Notifications) as notifications:
+        assert not notifications.wait(time.monotonic())
+        run("ip", "-n", pod.name, "-batch", "-", input="\n".join(lines))
+        assert notifications.wait(time.monotonic() + 10)
+        assert not notifications.wait(time.monotonic() + 0.05)
+    assert len(only(pod).addresses) == 2 + len(lines)
 
 
 def test_changes_between_scans(pod: Netns) -> None:

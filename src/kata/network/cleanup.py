@@ -17,15 +17,38 @@ from kata.network.place import Place, undo
 from kata.network.redirect import remove_redirects
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from kata.linux.rtnetlink import Link
     from kata.linux.rtnetlink.host import HostNetlink
+    from kata.network.endpoint import Endpoint
 
 
-def cleanup(netns_path: str) -> None:
+def cleanup(netns_path: str, endpoints: Iterable[Endpoint] = ()) -> None:
     """Bring the namespace's interfaces back to what they were. Idempotent; a namespace that is gone is clean.
 
-    Raises NamespaceError for the host's own, NetworkError when the kernel refuses, after having tried all.
+    `endpoints` are those on record: PCI devices among them are in no namespace while a VM has them, and are given
+    back to the host. Raises NamespaceError for the host's own namespace, NetworkError when the kernel refuses,
+    after having tried all.
     """
+    with ExitStack() as stack:
+        stack.callback(_clean_namespace, netns_path)
+        for endpoint in endpoints:
+            if endpoint.pci_address:
+                stack.callback(_give_back, endpoint)
+
+
+def _give_back(endpoint: Endpoint) -> None:
+    from kata.network.vfio import release  # few pods have such a device
+
+    try:
+        release(endpoint.pci_address)
+    except OSError as error:
+        what = f"the PCI device {endpoint.pci_address} of {endpoint.name!r} could not be given back"
+        raise NetworkError(f"{what}: {error.strerror}") from error
+
+
+def _clean_namespace(netns_path: str) -> None:
     try:
         place = Place(netns_path)
     except NamespaceError:

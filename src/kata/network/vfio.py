@@ -39,6 +39,18 @@ def bound_to_vfio(address: str, sysfs: str = "/sys") -> Iterator[None]:
             _restore_driver(sysfs, device, before)
 
 
+def release(address: str, sysfs: str = "/sys") -> None:
+    """Give back a device that a killed runtime had: whatever driver it would have after a boot. Idempotent.
+
+    A device that is gone is fine. Raises OSError, PciError.
+    """
+    device = f"{sysfs}/bus/pci/devices/{parse_address(address)}"
+    if _driver(device) == DRIVER:
+        write_text(f"{device}/driver_override", "\n")
+        write_text(f"{device}/driver/unbind", os.path.basename(device))
+        write_text(f"{sysfs}/bus/pci/drivers_probe", os.path.basename(device))
+
+
 def _change_driver(sysfs: str, device: str, driver: str) -> None:
     write_text(f"{device}/driver_override", driver)
     if _driver(device):

@@ -9,7 +9,10 @@ import pytest
 from kata.linux import fds
 from kata.linux.pci import PciError
 from kata.network import vfio
-from kata.network.vfio import bound_to_vfio
+from kata.network.cleanup import cleanup
+from kata.network.endpoint import Endpoint
+from kata.network.errors import NetworkError
+from kata.network.vfio import bound_to_vfio, release
 
 ADDRESS = "0000:5e:00.1"
 
@@ -82,6 +85,35 @@ def test_vfio_that_is_not_loaded(sysfs: Sysfs) -> None:
     with pytest.raises(OSError, match="vfio-pci did not take"), bound_to_vfio(ADDRESS, str(sysfs.root)):
         pass
     assert sysfs.driver == "ixgbevf"
+
+
+def test_what_a_killed_runtime_had_is_given_back(sysfs: Sysfs) -> None:
+    sysfs.bind("vfio-pci")
+    (sysfs.device / "driver_override").write_text("vfio-pci")
+    for _ in range(2):
+        release(ADDRESS, str(sysfs.root))
+        assert sysfs.driver == "ixgbevf"
+    log = list(sysfs.log)
+    release("0000:5e:00.2", str(sysfs.root))  # gone
+    assert sysfs.log == log
+
+
+def test_clean_up_gives_back_the_devices_on_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[str] = []
+    monkeypatch.setattr(vfio, "release", given.append)
+    record = [
+        Endpoint(name="eth0", index=2, mac="", mtu=1500, kind="veth", flags=0),
+        Endpoint(name="eth1", index=3, mac="", mtu=1500, kind="physical", flags=0, pci_address=ADDRESS),
+    ]
+    cleanup("/nonexistent/netns", record)
+    assert given == [ADDRESS]
+
+    def refuse(_address: str) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(vfio, "release", refuse)
+    with pytest.raises(NetworkError, match="of 'eth1' could not be given back: Input/output error"):
+        cleanup("/nonexistent/netns", record)
 
 
 def test_an_address_that_leaves_sysfs(sysfs: Sysfs) -> None:

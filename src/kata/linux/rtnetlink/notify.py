@@ -17,11 +17,12 @@ if TYPE_CHECKING:
     from typing import Self
 
 # linux/rtnetlink.h
-RTMGRP_LINK, RTMGRP_NEIGH = 0x1, 0x4
+RTMGRP_LINK = 0x1
 RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE = 0x10, 0x40
 RTMGRP_IPV6_IFADDR, RTMGRP_IPV6_ROUTE = 0x100, 0x400
 CONFIGURATION = RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_IFADDR | RTMGRP_IPV6_ROUTE
 _RECEIVE = 1 << 16
+_MOST = 10_000  # messages taken as one change: who changes things without end must not hold us
 
 
 class Notifications:
@@ -73,7 +74,7 @@ class Notifications:
     def _drain(self) -> None:
         self._socket.setblocking(False)
         try:
-            while True:
+            for _ in range(_MOST):
                 self._from_kernel()
         except BlockingIOError:
             pass
