@@ -8,6 +8,7 @@ errors to exit codes or RPC codes in one place only; nothing else may turn an ex
      +-- kata.linux.process.ProcessError ...... a helper program failed or is missing      (host)
      +-- kata.config.errors.ConfigError ....... configuration.toml or an annotation is wrong (config)
      +-- kata.hypervisor.errors.HypervisorError  the VMM failed                            (VMM)
+     +-- kata.network.errors.NetworkError ..... a pod's network cannot be had              (config, host)
      +-- kata.images.errors.ImageError ........ an image cannot be found, read or unpacked (host)
      +-- kata.osbuilder.errors.BuildError ..... the guest image cannot be built            (host)
      +-- kata.kernel.errors.KernelError ....... the guest kernel cannot be had             (host)

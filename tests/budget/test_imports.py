@@ -42,6 +42,10 @@ CASES = [
     ("kata.config", HOST | {"argparse", "difflib", "hashlib", "msgspec", "subprocess", "tempfile"}),
     ("kata.shim.start", HOST | FIRST_ANSWER | {"google", "threading"}),
     ("kata.shim.serve", HOST | FIRST_ANSWER),
+    ("kata.network.scan", HOST | {"subprocess", "pathlib"}),
+    ("kata.network.models.tcfilter", HOST | {"subprocess", "pathlib"}),
+    ("kata.network.attachment", HOST | {"subprocess", "pathlib"}),
+    ("kata.network.cleanup", HOST | {"subprocess", "pathlib"}),
     ("kata.ctl.__main__", HOST | {"msgspec", "pathlib", "subprocess", "google"}),
 ]
 
@@ -75,6 +79,13 @@ def test_the_sandbox_process_does_not_load_the_agent() -> None:
 def test_the_agent_starts_without_its_policy_room() -> None:
     loaded, _ = _load("kata.agent.__main__")
     assert [name for name in loaded if name.startswith("kata.agent.policy")] == []
+
+
+def test_the_agent_does_not_load_what_only_the_host_does_to_networks() -> None:
+    loaded, _ = _load("kata.agent.interfaces")
+    assert "kata.linux.rtnetlink.links" in loaded
+    host = {"tc", "newlinks", "host", "notify", "netns", "tuntap", "ethtool"}
+    assert [name for name in loaded if name.startswith("kata.linux") and name.rpartition(".")[2] in host] == []
 
 
 def _load(module: str) -> tuple[list[str], int]:

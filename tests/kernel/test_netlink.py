@@ -62,8 +62,9 @@ def test_links_as_pyroute2_sees_them() -> None:
             info = attributes(values["IFLA_LINKINFO"]) if "IFLA_LINKINFO" in values else {}
             name, mac = values["IFLA_IFNAME"], values["IFLA_ADDRESS"]
             kind = info.get("IFLA_INFO_KIND", "")
-            expected.append((entry["index"], name, mac, values["IFLA_MTU"], entry["flags"], kind))
-        assert ours.list_links() == sorted(expected)
+            lower = values.get("IFLA_LINK", 0)
+            expected.append((entry["index"], name, mac, values["IFLA_MTU"], entry["flags"], kind, lower))
+        assert [link[:7] for link in ours.list_links()] == sorted(expected)
         found = ours.find_link("one")
         assert found and found == ours.find_link_by_mac(MAC.upper()) and found.kind == "veth"
         assert ours.find_link("none") is None and ours.find_link_by_mac("02:00:00:00:00:99") is None

@@ -61,6 +61,19 @@ class UserNetwork(msgspec.Struct, frozen=True):
     ports: tuple[PublishedPort, ...] = ()
 
 
+class TapNic(msgspec.Struct, frozen=True):
+    """A NIC whose back end is a tap that the caller has opened: `fds`, one a queue, with virtio-net headers.
+
+    The VMM gets copies of the descriptors. `mtu` is what the device tells the guest's driver, in bytes; 0 is
+    nothing. `vhost` moves packets in the host's kernel, where that has vhost-net.
+    """
+
+    mac: str
+    fds: tuple[int, ...]
+    mtu: int = 0
+    vhost: bool = False
+
+
 class SharedDirectory(msgspec.Struct, frozen=True):
     """A virtio-fs export: the guest mounts `tag`; a vhost-user daemon listens at `socket_path`."""
 
@@ -97,6 +110,7 @@ class MachineSpec(msgspec.Struct, frozen=True, kw_only=True):
     transport: Transport = "auto"
     disks: tuple[Disk, ...] = ()
     network: UserNetwork | None = None
+    nics: tuple[TapNic, ...] = ()
     shares: tuple[SharedDirectory, ...] = ()
     ninep: tuple[NinePDirectory, ...] = ()
     pcie_root_ports: int = 4

@@ -65,6 +65,19 @@ def own_namespace() -> None:
     syscalls.mount("none", "/", "", syscalls.MS_REC | syscalls.MS_SLAVE)
 
 
+def detached_mount(fstype: str) -> int:
+    """A new file system that is mounted nowhere: a descriptor of its root, which goes with its last user.
+
+    Raises OSError. The caller owns the descriptor.
+    """
+    context = syscalls.fsopen(fstype)
+    try:
+        syscalls.fsconfig_create(context)
+        return syscalls.fsmount(context)
+    finally:
+        os.close(context)
+
+
 def mount_of(fd: int) -> tuple[MountPoint, str]:
     """The mount that an open descriptor is on, and that mount's source (proc(5): fdinfo's mnt_id). Raises OSError."""
     fields = dict(line.split(":", 1) for line in read_text(f"/proc/self/fdinfo/{fd}").splitlines() if ":" in line)

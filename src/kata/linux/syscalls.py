@@ -91,6 +91,9 @@ SYS_PIVOT_ROOT = 155
 SYS_FINIT_MODULE = 313
 SYS_OPEN_TREE = 428
 SYS_MOVE_MOUNT = 429
+SYS_FSOPEN = 430
+SYS_FSCONFIG = 431
+SYS_FSMOUNT = 432
 SYS_OPENAT2 = 437
 SYS_MOUNT_SETATTR = 442
 
@@ -101,6 +104,11 @@ MOVE_MOUNT_F_EMPTY_PATH = 0x4
 MOUNT_ATTR_RDONLY = 0x1
 MOUNT_ATTR_NOSUID = 0x2
 MOUNT_ATTR_NODEV = 0x4
+
+# linux/mount.h, for fsopen(2), fsconfig(2) and fsmount(2)
+FSOPEN_CLOEXEC = 0x1
+FSCONFIG_CMD_CREATE = 6
+FSMOUNT_CLOEXEC = 0x1
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mount.argtypes = (
@@ -260,6 +268,28 @@ def mount_setattr(fd: int, flags: int) -> None:
         ctypes.c_size_t(ctypes.sizeof(attributes)),
     )
     _check(result, "mount_setattr")
+
+
+def fsopen(fstype: str) -> int:
+    """fsopen(2): the beginnings of a file system of this type. The caller owns the descriptor."""
+    result = _libc.syscall(
+        ctypes.c_long(SYS_FSOPEN), ctypes.c_char_p(os.fsencode(fstype)), ctypes.c_uint(FSOPEN_CLOEXEC)
+    )
+    return _check(result, f"fsopen {fstype}")
+
+
+def fsconfig_create(fd: int) -> None:
+    """fsconfig(2) with FSCONFIG_CMD_CREATE: make the file system that `fd` describes."""
+    arguments = (ctypes.c_int(fd), ctypes.c_uint(FSCONFIG_CMD_CREATE), None, None, ctypes.c_int(0))
+    _check(_libc.syscall(ctypes.c_long(SYS_FSCONFIG), *arguments), "fsconfig")
+
+
+def fsmount(fd: int) -> int:
+    """fsmount(2): a detached mount of the file system of `fd`, as open_tree's. The caller owns the result."""
+    result = _libc.syscall(
+        ctypes.c_long(SYS_FSMOUNT), ctypes.c_int(fd), ctypes.c_uint(FSMOUNT_CLOEXEC), ctypes.c_uint(0)
+    )
+    return _check(result, "fsmount")
 
 
 def settimeofday(seconds: int, microseconds: int) -> None:

@@ -13,6 +13,11 @@ from hypothesis import strategies as st
 
 from kata.linux import netlink, rtnetlink
 from kata.linux.netlink import NetlinkError
+from kata.linux.rtnetlink.addresses import read_address
+from kata.linux.rtnetlink.links import read_link
+from kata.linux.rtnetlink.neighbours import read_neighbour
+from kata.linux.rtnetlink.routes import read_routes
+from kata.linux.rtnetlink.tc import read_filter
 
 ATTRIBUTES = st.lists(st.tuples(st.integers(0, 0x3FFF), st.binary(max_size=40)), max_size=6)
 
@@ -30,7 +35,7 @@ def test_garbage_is_an_error_or_nothing(data: bytes) -> None:
         netlink.unpack_attributes(data)
     with contextlib.suppress(NetlinkError):
         list(netlink.split_messages(data))
-    for read in (rtnetlink._read_link, rtnetlink._read_address, rtnetlink._read_route, rtnetlink._read_neighbour):
+    for read in (read_link, read_address, read_routes, read_neighbour, read_filter):
         with contextlib.suppress(NetlinkError):
             read(data)
 

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from typing import Any
 
 import msgspec
 import pytest
 
-from kata.hypervisor.errors import SpecError
-from kata.hypervisor.machine import Disk, MachineSpec, NinePDirectory, PublishedPort, SharedDirectory, UserNetwork
+from kata.hypervisor.errors import HypervisorError, SpecError
+from kata.hypervisor.machine import (
+    Disk,
+    MachineSpec,
+    NinePDirectory,
+    PublishedPort,
+    SharedDirectory,
+    TapNic,
+    UserNetwork,
+)
+from kata.hypervisor.qemu import files
 from kata.hypervisor.qemu.command_line import Resolved, command_line, kernel_line
-from kata.hypervisor.qemu.devices import VsockEndpoint, disk_address
+from kata.hypervisor.qemu.devices import VsockEndpoint, disk_address, nic_fds
 
 SPEC = MachineSpec(sandbox_id="abc", directory="/run/vc/vm/abc", kernel="/k", initrd=None, image="/i", memory_mib=128)
 MAC = "02:00:00:00:00:01"
@@ -274,3 +284,69 @@ def test_a_kernel_path_stays_one_word() -> None:
 def test_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(SpecError):
         argv(with_spec(**changes))
+
+
+def test_a_tap_is_given_as_descriptors() -> None:
+    words = argv(with_spec(nics=(TapNic("02:00:00:00:00:0A", (7,), mtu=1400),)))
+    assert objects(words, "-netdev") == [{"type": "tap", "id": "tap0", "fds": "7", "vhost": False}]
+    (card,) = [d for d in objects(words, "-device") if d["driver"] == "virtio-net-pci"]
+    assert card == {
+        "driver": "virtio-net-pci",
+        "bus": "pcie.0",
+        "addr": "3",
+        "disable-legacy": "on",
+        "netdev": "tap0",
+        "mac": "02:00:00:00:00:0a",
+        "host_mtu": 1400,
+        "romfile": "",
+    }
+
+
+def test_queues_and_vhost() -> None:
+    spec = with_spec(nics=(TapNic(MAC, (7, 8), vhost=True), TapNic(MAC, (9,))))
+    words = argv(spec, vhost_fds=((17, 18), ()))
+    assert objects(words, "-netdev") == [
+        {"type": "tap", "id": "tap0", "fds": "7:8", "vhost": True, "vhostfds": "17:18"},
+        {"type": "tap", "id": "tap1", "fds": "9", "vhost": False},
+    ]
+    first, second = [d for d in objects(words, "-device") if d["driver"] == "virtio-net-pci"]
+    assert (first["mq"], first["vectors"], first["addr"], first["multifunction"]) == (True, 6, "3", True)
+    assert (second["addr"], second["multifunction"], "mq" in second) == ("3.1", True, False)
+    assert nic_fds(spec) == (7, 8, 9)
+
+
+def test_taps_beside_the_user_network_and_without_pci() -> None:
+    nics = (TapNic(MAC, (7, 8)),)
+    words = argv(with_spec(network=UserNetwork(MAC), nics=nics))
+    cards = [d for d in objects(words, "-device") if d["driver"] == "virtio-net-pci"]
+    assert [(d["netdev"], d["addr"]) for d in cards] == [("net", "3"), ("tap0", "3.1")]
+    words = argv(with_spec(machine_type="microvm", nics=nics))
+    assert {"driver": "virtio-net-device", "netdev": "tap0", "mac": MAC, "mq": True} in objects(words, "-device")
+
+
+@pytest.mark.parametrize(
+    "nics",
+    [
+        (TapNic("02:00:00:00:00:01,x=y", (7,)),),
+        (TapNic(MAC, ()),),
+        (TapNic(MAC, (-1,)),),
+        (TapNic(MAC, (7,), mtu=67),),
+        (TapNic(MAC, (7,), mtu=65536),),
+        (TapNic(MAC, (7,)),) * 9,
+    ],
+)
+def test_nics_that_cannot_be(nics: tuple[TapNic, ...]) -> None:
+    with pytest.raises(SpecError):
+        argv(with_spec(nics=nics))
+
+
+def test_vhost_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "VHOST_NET", "/nonexistent/vhost-net")
+    with ExitStack() as stack:
+        assert files.open_vhost((TapNic(MAC, (7, 8)),), stack) == ((),)
+        with pytest.raises(HypervisorError, match="vhost-net cannot be opened: No such file"):
+            files.open_vhost((TapNic(MAC, (7,), vhost=True),), stack)
+    monkeypatch.setattr(files, "VHOST_NET", "/dev/null")
+    with ExitStack() as stack:
+        ((first, second),) = files.open_vhost((TapNic(MAC, (7, 8), vhost=True),), stack)
+        assert first != second

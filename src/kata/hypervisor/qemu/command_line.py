@@ -35,8 +35,8 @@ MACHINE = {
 class Resolved(msgspec.Struct, frozen=True, kw_only=True):
     """What the spec leaves open, decided and opened by the caller: descriptor numbers as QEMU will see them.
 
-    `disk_fds` follows `devices.all_disks`, `share_fds` follows `spec.shares`, `ninep_fds`
-    `spec.ninep`. One of `agent_fd` (a listening
+    `disk_fds` follows `devices.all_disks`, `share_fds` follows `spec.shares`, `ninep_fds` `spec.ninep`, `vhost_fds`
+    `spec.nics` (empty for one without vhost, or for all). One of `agent_fd` (a listening
     unix socket) and `vsock` is given.
     """
 
@@ -51,12 +51,22 @@ class Resolved(msgspec.Struct, frozen=True, kw_only=True):
     ninep_fds: tuple[int, ...] = ()
     pmem_sizes: tuple[int, ...] = ()
     """Bytes of each disk of `devices.pmems`."""
+    vhost_fds: tuple[tuple[int, ...], ...] = ()
 
     def fds(self) -> tuple[int, ...]:
         """Every descriptor that QEMU has to inherit."""
         agent = () if self.agent_fd is None else (self.agent_fd,)
         vsock = () if self.vsock is None else (self.vsock.fd,)
-        return (self.qmp_fd, self.console_fd, *agent, *vsock, *self.disk_fds, *self.share_fds, *self.ninep_fds)
+        return (
+            self.qmp_fd,
+            self.console_fd,
+            *agent,
+            *vsock,
+            *self.disk_fds,
+            *self.share_fds,
+            *self.ninep_fds,
+            *(fd for fds in self.vhost_fds for fd in fds),
+        )
 
 
 def command_line(spec: MachineSpec, resolved: Resolved) -> list[str]:
@@ -75,6 +85,7 @@ def command_line(spec: MachineSpec, resolved: Resolved) -> list[str]:
         *("-object", _json({"qom-type": "rng-builtin", "id": "rng"})),
         *_device(devices.random_source(spec)),
         *_network(spec),
+        *_taps(spec, resolved),
         *_disks(spec, resolved),
         *_shares(spec),
         *_ninep(spec, resolved.ninep_fds),
@@ -167,6 +178,15 @@ def _network(spec: MachineSpec) -> list[str]:
         return []
     back_end = _json(devices.network_back_end(spec.network))
     return ["-netdev", back_end, *_device(devices.network_card(spec, spec.network))]
+
+
+def _taps(spec: MachineSpec, resolved: Resolved) -> list[str]:
+    words: list[str] = []
+    for index, nic in enumerate(spec.nics):
+        vhost = resolved.vhost_fds[index] if resolved.vhost_fds else ()
+        words += ["-netdev", _json(devices.tap_back_end(index, nic, vhost))]
+        words += _device(devices.tap_card(spec, index, nic))
+    return words
 
 
 def _disks(spec: MachineSpec, resolved: Resolved) -> list[str]:

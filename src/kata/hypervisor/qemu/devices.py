@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import msgspec
 
-from kata.hypervisor.machine import Disk, DiskAddress, MachineSpec, NinePDirectory, PublishedPort, UserNetwork
+from kata.hypervisor.machine import Disk, DiskAddress, MachineSpec, NinePDirectory, PublishedPort, TapNic, UserNetwork
 
 AGENT_PORT = "agent.channel.0"
 IMAGE_SERIAL = "kata-image"
 
 SERIAL_SLOT, RNG_SLOT, NET_SLOT, VSOCK_SLOT = 0x01, 0x02, 0x03, 0x1C
+MAX_NICS = 8
+"""All NICs are functions of one slot."""
 FIRST_DISK_SLOT, MAX_DISKS = 0x04, 20
 FIRST_SHARE_SLOT, MAX_SHARES = 0x18, 4
 ROOT_PORT_SLOT, MAX_ROOT_PORTS = 0x1D, 8
@@ -197,8 +199,43 @@ def network_back_end(network: UserNetwork) -> Device:
 
 def network_card(spec: MachineSpec, network: UserNetwork) -> Device:
     """virtio-net in front of `net`. No boot ROM: nothing boots from the network, and it costs start time."""
-    rom = {} if spec.machine_type == "microvm" else {"romfile": ""}
-    return _virtio(spec, "virtio-net", NET_SLOT, netdev="net", mac=network.mac.lower(), **rom)
+    return _nic(spec, 0, netdev="net", mac=network.mac.lower())
+
+
+def all_nics(spec: MachineSpec) -> int:
+    """How many NICs the machine has."""
+    return len(spec.nics) + (spec.network is not None)
+
+
+def nic_fds(spec: MachineSpec) -> tuple[int, ...]:
+    """The descriptors of taps that QEMU has to inherit."""
+    return tuple(fd for nic in spec.nics for fd in nic.fds)
+
+
+def tap_back_end(index: int, nic: TapNic, vhost_fds: tuple[int, ...]) -> Device:
+    """A tap that QEMU gets as descriptors; `vhost_fds` has as many, or none."""
+    tap: Device = {"type": "tap", "id": f"tap{index}", "fds": ":".join(map(str, nic.fds)), "vhost": bool(vhost_fds)}
+    return {**tap, "vhostfds": ":".join(map(str, vhost_fds))} if vhost_fds else tap
+
+
+def tap_card(spec: MachineSpec, index: int, nic: TapNic) -> Device:
+    """virtio-net in front of `tap<index>`. More than one queue pair takes an interrupt for each direction of each."""
+    properties: Device = {"netdev": f"tap{index}", "mac": nic.mac.lower()}
+    if nic.mtu:
+        properties["host_mtu"] = nic.mtu
+    if len(nic.fds) > 1:
+        properties["mq"] = True
+        if spec.machine_type != "microvm":
+            properties["vectors"] = 2 * len(nic.fds) + 2
+    return _nic(spec, index + (spec.network is not None), **properties)
+
+
+def _nic(spec: MachineSpec, function: int, **properties: object) -> Device:
+    if spec.machine_type == "microvm":
+        return _virtio(spec, "virtio-net", NET_SLOT, **properties)
+    place = {"addr": f"{NET_SLOT:x}.{function}"} if function else {}
+    several = {"multifunction": True} if all_nics(spec) > 1 else {}
+    return {**_virtio(spec, "virtio-net", NET_SLOT, **properties, romfile=""), **place, **several}
 
 
 def _forward(port: PublishedPort) -> str:

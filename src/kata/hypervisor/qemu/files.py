@@ -12,12 +12,13 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from kata.hypervisor.errors import HypervisorError, SpecError
-from kata.hypervisor.machine import Disk, MachineSpec, SharedDirectory
+from kata.hypervisor.machine import Disk, MachineSpec, SharedDirectory, TapNic
 from kata.hypervisor.qemu.devices import PMEM_ALIGNMENT, VsockEndpoint, all_disks, pmems
 from kata.hypervisor.vsock import claim_cid
 
 AGENT_SOCKET = "agent.sock"
 CONNECT_TIMEOUT = 5.0
+VHOST_NET = "/dev/vhost-net"
 
 
 def open_disks(spec: MachineSpec, stack: ExitStack) -> tuple[int, ...]:
@@ -85,6 +86,24 @@ def _connect_share(share: SharedDirectory, stack: ExitStack) -> int:
         ) from error
     connection.setblocking(True)
     return connection.fileno()
+
+
+def open_vhost(nics: tuple[TapNic, ...], stack: ExitStack) -> tuple[tuple[int, ...], ...]:
+    """For each NIC that wants vhost, a descriptor of vhost-net for each queue. Raises HypervisorError without it."""
+    return tuple(tuple(_open_vhost(stack) for _ in nic.fds) if nic.vhost else () for nic in nics)
+
+
+def _open_vhost(stack: ExitStack) -> int:
+    try:
+        fd = os.open(VHOST_NET, os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        raise HypervisorError(
+            f"{VHOST_NET} cannot be opened: {error.strerror}",
+            hint="modprobe vhost_net, or set disable_vhost_net = true",
+            layer="host",
+        ) from error
+    stack.callback(os.close, fd)
+    return fd
 
 
 def listen_agent(directory: str, stack: ExitStack) -> int:

@@ -223,6 +223,7 @@ class QemuMachine:
             ninep_fds=files.open_ninep(self.spec, ours),
             pmem_sizes=files.pmem_sizes(self.spec),
             share_fds=files.connect_shares(self.spec.shares, ours),
+            vhost_fds=files.open_vhost(self.spec.nics, ours),
         )
         ports = () if self.spec.network is None else self.spec.network.ports
         prefix = drop_privileges(
@@ -231,7 +232,7 @@ class QemuMachine:
             accelerator=self._accelerator,
             bind_low_ports=any(port.host_port < 1024 for port in ports),
         )
-        return [*prefix, *command_line(self.spec, resolved)], resolved.fds()
+        return [*prefix, *command_line(self.spec, resolved)], (*resolved.fds(), *devices.nic_fds(self.spec))
 
     def _spawn(self, argv: list[str], fds: tuple[int, ...]) -> None:
         if shutil.which(self._binary, path=PATH) is None:

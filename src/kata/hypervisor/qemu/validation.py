@@ -11,7 +11,7 @@ import socket
 
 from kata.hypervisor.errors import SpecError
 from kata.hypervisor.machine import Disk, MachineSpec, PublishedPort
-from kata.hypervisor.qemu.devices import MAX_DISKS, MAX_ROOT_PORTS, MAX_SHARES, all_disks
+from kata.hypervisor.qemu.devices import MAX_DISKS, MAX_NICS, MAX_ROOT_PORTS, MAX_SHARES, all_disks, all_nics
 
 SANDBOX_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 SERIAL = re.compile(r"[A-Za-z0-9_.-]{1,20}")  # 20 bytes: VIRTIO 1.2 section 5.2.4
@@ -21,6 +21,7 @@ KERNEL_LINE_MAX = 2047  # COMMAND_LINE_SIZE of x86 less the final zero (arch/x86
 SOCKET_PATH_MAX = 107  # sun_path less the final zero, unix(7)
 MIN_MEMORY_MIB = 64
 MAX_VCPUS = 240
+MIN_MTU, MAX_MTU = 68, 65535  # host_mtu of QEMU's virtio-net (hw/net/virtio-net.c)
 
 
 def check_spec(spec: MachineSpec) -> None:
@@ -34,6 +35,7 @@ def check_spec(spec: MachineSpec) -> None:
     _check_disks(spec)
     _check_buses(spec)
     _check_shares(spec)
+    _check_nics(spec)
     if spec.network is not None:
         _require(MAC.fullmatch(spec.network.mac.lower()), f"{spec.network.mac!r} is not a MAC address")
         for port in spec.network.ports:
@@ -99,6 +101,14 @@ def _check_shares(spec: MachineSpec) -> None:
         _check_path(share.socket_path, "socket of a share")
     for directory in spec.ninep:
         _check_path(directory.path, "shared directory")
+
+
+def _check_nics(spec: MachineSpec) -> None:
+    _require(all_nics(spec) <= MAX_NICS, f"{all_nics(spec)} NICs are more than the {MAX_NICS} that a machine takes")
+    for nic in spec.nics:
+        _require(MAC.fullmatch(nic.mac.lower()), f"{nic.mac!r} is not a MAC address")
+        _require(nic.fds and min(nic.fds) >= 0, "a NIC has no tap")
+        _require(nic.mtu == 0 or MIN_MTU <= nic.mtu <= MAX_MTU, f"{nic.mtu} is not a possible MTU")
 
 
 def _check_port(port: PublishedPort) -> None:

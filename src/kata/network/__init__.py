@@ -1,0 +1,1 @@
+"""The pod's network namespace, and how the guest gets to be in it."""

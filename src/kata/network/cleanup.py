@@ -1,0 +1,85 @@
+"""Removes what a killed runtime left in a pod's network namespace. Called when its sandbox is known to be dead.
+
+Only what is ours, by name, cookie or handle, is touched. Taps have gone with their last descriptor as a rule; what
+remains is the traffic control of the pod's interface, or a macvtap.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from kata.linux.rtnetlink import IFF_NOARP
+from kata.network.errors import NamespaceError, NetworkError
+from kata.network.names import COOKIE, LIMIT_HANDLE, is_ours
+from kata.network.place import Place, undo
+from kata.network.redirect import remove_redirects
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from kata.linux.rtnetlink import Link
+    from kata.linux.rtnetlink.host import HostNetlink
+    from kata.network.endpoint import Endpoint
+
+
+def cleanup(netns_path: str, endpoints: Iterable[Endpoint] = ()) -> None:
+    """Bring the namespace's interfaces back to what they were. Idempotent; a namespace that is gone is clean.
+
+    `endpoints` are those on record: PCI devices among them are in no namespace while a VM has them, and are given
+    back to the host. Raises NamespaceError for the host's own namespace, NetworkError when the kernel refuses,
+    after having tried all.
+    """
+    with ExitStack() as stack:
+        stack.callback(_clean_namespace, netns_path)
+        for endpoint in endpoints:
+            if endpoint.pci_address:
+                stack.callback(_give_back, endpoint)
+
+
+def _give_back(endpoint: Endpoint) -> None:
+    from kata.network.vfio import release  # few pods have such a device
+
+    try:
+        release(endpoint.pci_address)
+    except OSError as error:
+        what = f"the PCI device {endpoint.pci_address} of {endpoint.name!r} could not be given back"
+        raise NetworkError(f"{what}: {error.strerror}") from error
+
+
+def _clean_namespace(netns_path: str) -> None:
+    try:
+        place = Place(netns_path)
+    except NamespaceError:
+        if _is_namespace(netns_path):
+            raise
+        return
+    with place:
+        try:
+            with ExitStack() as stack:
+                for link in place.netlink.list_links():
+                    _clean(place.netlink, link, stack)
+        except OSError as error:
+            raise NetworkError(f"{netns_path} could not be cleaned up: {error.strerror}") from error
+
+
+def _is_namespace(path: str) -> bool:
+    """Whether something is mounted at `path`: what remains of a removed namespace is an empty file, or nothing."""
+    try:
+        return os.stat(path).st_dev != os.stat(os.path.dirname(path) or ".").st_dev
+    except (OSError, ValueError):
+        return False
+
+
+def _clean(netlink: HostNetlink, link: Link, stack: ExitStack) -> None:
+    if not is_ours(link):
+        if any(entry.cookie == COOKIE for entry in netlink.list_filters(link.ifindex)):
+            undo(stack, remove_redirects, netlink, link.ifindex)
+        if any(qdisc.handle == LIMIT_HANDLE for qdisc in netlink.list_qdiscs(link.ifindex)):
+            undo(stack, netlink.remove_root, link.ifindex, LIMIT_HANDLE)
+        return
+    if link.kind == "macvtap":  # what is pushed first is done last
+        undo(stack, netlink.set_flags, link.lower, 0, IFF_NOARP)
+        undo(stack, netlink.set_mac, link.lower, link.mac)
+    undo(stack, netlink.remove_link, link.ifindex)
