@@ -57,11 +57,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run_as_init() -> None:
     """Boot, serve until told to end, power off."""
     try:
-        from kata.agent import init
+        from kata.agent import init, ports
 
         init.set_up()
         config = configure(parse_cmdline(read_text("/proc/cmdline")))
-        serve(config, config.server_addr or init.find_channel(), Limits())
+        serve(config, config.server_addr or ports.channel(), Limits(), in_guest=True)
     except KataError as error:
         say(f"{error.what}. {error.hint}")
     except BaseException:  # noqa: BLE001 - the first process has nobody to hand an error to
@@ -122,7 +122,7 @@ def first_policy(config: Config) -> Policy | None:
         raise ConfigError(f"the policy {path} cannot be used: {error}") from error
 
 
-def serve(config: Config, address: str, limits: Limits) -> None:
+def serve(config: Config, address: str, limits: Limits, *, in_guest: bool = False) -> None:
     """Serve on `address` until a signal or DestroySandbox says to end."""
     policy = first_policy(config)
     stop = threading.Event()
@@ -131,6 +131,8 @@ def serve(config: Config, address: str, limits: Limits) -> None:
     for signo in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signo, _wake_reaper)
     log = Logger(2, level=config.log, name="kata-agent")
+    if config.log_vport:
+        stream_log(config, log)
     sandbox = Sandbox(config, reaper, log, shut_down=stop.set, limits=limits)
     sandbox.policy = policy
     for name in config.unknown:
@@ -141,10 +143,33 @@ def serve(config: Config, address: str, limits: Limits) -> None:
     thread = threading.Thread(target=server.serve, args=(listener,), name="server", daemon=True)
     thread.start()
     log.info("serving", version=__version__, address=address, pid=os.getpid())
+    if config.debug_console:
+        open_debug_console(config, reaper, log, serial=in_guest)
     stop.wait()
     log.info("ending")
     server.close()  # the request that ends us still gets its answer
     reaper.close()
+
+
+def stream_log(config: Config, log: Logger) -> None:
+    """Have the log's records, from the first one on, go to the host as well."""
+    from kata.agent import logstream, ports
+
+    stream = logstream.LogStream(
+        lambda: ports.find(ports.LOG, config.log_vport, ports.STREAM_TIMEOUT), version=__version__
+    )
+    log.forward = stream.put
+    stream.start()
+
+
+def open_debug_console(config: Config, reaper: Reaper, log: Logger, *, serial: bool) -> None:
+    """Serve shells to the host; `serial` allows one on the serial console where there is no port for it."""
+    from kata.agent import debug, ports
+
+    def find() -> str:
+        return ports.find(ports.DEBUG, config.debug_console_vport, ports.STREAM_TIMEOUT)
+
+    debug.DebugConsole(reaper, log, find, serial=serial).start()
 
 
 def say(text: str) -> None:

@@ -24,8 +24,10 @@ class Config(NamedTuple):
     """Where to listen; empty: the virtio-serial port `agent.channel.0`, else vsock port 1024."""
     log: str = "info"
     log_vport: int = 0
-    """Accepted; the log goes to the console."""
+    """Not 0: the log goes to the host as well, by the virtio-serial port `agent.log.0`, else this port of vsock."""
     debug_console: bool = False
+    """A shell for the host: at the virtio-serial port `agent.debug.0`, else at `debug_console_vport`, else at the
+    serial console."""
     debug_console_vport: int = 0
     devmode: bool = False
     trace: bool = False

@@ -12,10 +12,9 @@ from pathlib import Path
 
 from kata.hypervisor.errors import HypervisorError, SpecError
 from kata.hypervisor.machine import Disk, MachineSpec, SharedDirectory
-from kata.hypervisor.qemu.devices import VsockEndpoint, all_disks
+from kata.hypervisor.qemu.devices import Port, VsockEndpoint, all_disks
 from kata.hypervisor.vsock import claim_cid
 
-AGENT_SOCKET = "agent.sock"
 CONNECT_TIMEOUT = 5.0
 
 
@@ -58,9 +57,14 @@ def _connect_share(share: SharedDirectory, stack: ExitStack) -> int:
     return connection.fileno()
 
 
-def listen_agent(directory: str, stack: ExitStack) -> int:
-    """A listening unix socket `agent.sock` in `directory`; QEMU joins what connects to the guest's port."""
-    path = Path(directory) / AGENT_SOCKET
+def socket_path(directory: str, port: Port) -> Path:
+    """Where the host's side of a stream of the guest is, for streams over virtio-serial."""
+    return Path(directory) / f"{port.stream}.sock"
+
+
+def listen_port(directory: str, port: Port, stack: ExitStack) -> int:
+    """A listening unix socket in `directory`; QEMU joins what connects to the guest's port."""
+    path = socket_path(directory, port)
     path.unlink(missing_ok=True)
     listener = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
     try:
