@@ -12,7 +12,7 @@ import sys
 import threading
 
 from kata.agent.config import Config, parse_cmdline, with_environment
-from kata.agent.errors import ConfigError
+from kata.agent.errors import AgentError, ConfigError
 from kata.agent.sandbox import Limits, Sandbox
 from kata.agent.service import AgentService, Health, guard, to_status
 from kata.errors import KataError
@@ -143,6 +143,8 @@ def serve(config: Config, address: str, limits: Limits, *, in_guest: bool = Fals
     thread = threading.Thread(target=server.serve, args=(listener,), name="server", daemon=True)
     thread.start()
     log.info("serving", version=__version__, address=address, pid=os.getpid())
+    if config.mem_agent_enable:
+        start_memory_agent(sandbox)
     if config.debug_console:
         open_debug_console(config, reaper, log, serial=in_guest)
     stop.wait()
@@ -170,6 +172,20 @@ def open_debug_console(config: Config, reaper: Reaper, log: Logger, *, serial: b
         return ports.find(ports.DEBUG, config.debug_console_vport, ports.STREAM_TIMEOUT)
 
     debug.DebugConsole(reaper, log, find, serial=serial).start()
+
+
+def start_memory_agent(sandbox: Sandbox) -> None:
+    """Have memory given back while the guest runs. A kernel that cannot do it is no reason not to serve."""
+    from kata.agent import memagent
+
+    try:
+        made = memagent.for_guest(sandbox.config, sandbox.reaper, sandbox.cgroups, sandbox.log)
+    except AgentError as error:
+        sandbox.log.warn("no memory agent", error=error, hint=error.hint)
+        sandbox.no_memory_agent = error
+        return
+    made.start()
+    sandbox.memory_agent = made
 
 
 def say(text: str) -> None:

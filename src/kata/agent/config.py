@@ -2,7 +2,7 @@
 
 Read once, by `__main__`. Unknown options are ignored with a warning, of one given twice the last wins, a malformed
 number is a ConfigError: it stops the agent, with the sentence on the console. Options about parts of the guest that
-this agent does not have (attestation, image pull, mem-agent) are checked and kept, so that a host may give them.
+this agent does not have (attestation, image pull) are checked and kept, so that a host may give them.
 """
 
 from __future__ import annotations

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from kata.agent.config import Config
     from kata.agent.devices.hotplug import Hotplug
+    from kata.agent.memagent import MemoryAgent
     from kata.agent.policy import Policy
     from kata.agent.storages.table import StorageTable
     from kata.linux.reaper import Reaper
@@ -69,6 +70,11 @@ class Sandbox:
         self.uevents.start()
         self.policy: Policy | None = None
         """Which requests are answered; None for all. Replaced as a whole."""
+        self.memory_agent: MemoryAgent | None = None
+        """Gives memory back; None unless it is enabled and the kernel can do it, see `no_memory_agent`."""
+        self.no_memory_agent: AgentError = WrongState(
+            "the memory agent is not enabled", hint="give the kernel parameter agent.mem_agent_enable"
+        )
         self.guest_hooks: dict[str, Sequence[str]] = {}
         self._limits = limits
         options = [] if limits.cgroups else ["--cgroup-manager", "disabled"]
@@ -158,6 +164,12 @@ class Sandbox:
         """Host PCI address to guest PCI address, for the container's devices."""
         with self._lock:
             return self._pci.get(container_id, {})
+
+    def cgroups(self) -> dict[str, str]:
+        """The cgroups that containers have of their own, by container id."""
+        with self._lock:
+            found = {name: container.cgroup for name, container in self._containers.items() if container.cgroup}
+        return found if self._limits.cgroups else {}
 
     def _register(self, container_id: str) -> Container:
         if not CONTAINER_ID.fullmatch(container_id) or len(container_id) > 255:
