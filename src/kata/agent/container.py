@@ -11,11 +11,12 @@ import json
 import os
 import signal
 import threading
-from contextlib import ExitStack
+import time
 
 from kata.agent.adapt import adapt_exec
 from kata.agent.errors import AlreadyExists, ContainerError, ContainerTimeout, UnknownProcess, WrongState
 from kata.agent.process import Plumbing, Process
+from kata.agent.teardown import Teardown
 from kata.linux import cgroup, mounts
 from kata.linux.fds import read_text, write_file
 
@@ -42,10 +43,11 @@ class Container:
         self.cgroup = ""
         self.lsms: tuple[str, ...] = ()
         self.state = CREATING
-        self.teardown = ExitStack()
+        self.teardown = Teardown()
         self._crun = crun
         self._consoles = f"{folder}/.consoles"
         self._pipe_size = pipe_size
+        self._cgroups_path = ""
         self._lock = threading.Lock()
         self._init: Process | None = None
         self._execs: dict[str, Process | None] = {}
@@ -72,6 +74,7 @@ class Container:
     def create(self, spec: oci.Spec) -> None:
         """Have crun make the container from the adapted spec. Raises ContainerError with what crun said."""
         process = spec.get("process", {})
+        self._cgroups_path = spec.get("linux", {}).get("cgroupsPath", "")
         write_file(f"{self.bundle}/config.json", json.dumps(spec).encode())
         self.teardown.callback(self._close_processes)
         self.teardown.callback(self._delete)
@@ -214,7 +217,20 @@ class Container:
             self._kill_all()
             if self._init.exit.wait(KILL_TIMEOUT) is None:
                 raise ContainerTimeout(f"the processes of {self.container_id} did not end after SIGKILL")
-        self._crun.delete(self.container_id)
+            self._crun.delete(self.container_id)
+            return
+        try:
+            self._crun.delete(self.container_id)
+        finally:
+            self._clear_away()
+
+    def _clear_away(self) -> None:
+        """What a crun that was killed half way leaves, and its delete may not find: processes, cgroup, state."""
+        path = f"{cgroup.ROOT}{self._cgroups_path}"
+        if self._cgroups_path and os.path.isdir(path):
+            cgroup.kill(path)
+            cgroup.remove(path, time.monotonic() + KILL_TIMEOUT)
+        self._crun.forget(self.container_id)
 
     def _kill_all(self) -> None:
         """SIGKILL every process of the container: by its cgroup, unless that is the agent's own as well.
@@ -274,7 +290,7 @@ class Container:
 class Removal:
     """One run of a teardown in a thread of its own, for any number of waiting callers."""
 
-    def __init__(self, teardown: ExitStack, done: Callable[[], None]) -> None:
+    def __init__(self, teardown: Teardown, done: Callable[[], None]) -> None:
         self._teardown = teardown
         self._done = done
         self._ended = threading.Event()
