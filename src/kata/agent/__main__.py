@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 
-from kata.agent.config import Config, parse_cmdline, with_environment
+from kata.agent.config import Config, parse_cmdline, with_environment, without_effect
 from kata.agent.errors import AgentError, ConfigError
 from kata.agent.sandbox import Limits, Sandbox
 from kata.agent.service import AgentService, Health, guard, to_status
@@ -61,6 +61,7 @@ def run_as_init() -> None:
 
         init.set_up()
         config = configure(parse_cmdline(read_text("/proc/cmdline")))
+        init.mount_cgroups(unified=config.unified_cgroup_hierarchy)
         serve(config, config.server_addr or ports.channel(), Limits(), in_guest=True)
     except KataError as error:
         say(f"{error.what}. {error.hint}")
@@ -137,6 +138,8 @@ def serve(config: Config, address: str, limits: Limits, *, in_guest: bool = Fals
     sandbox.policy = policy
     for name in config.unknown:
         log.warn("an unknown setting is ignored", setting=name)
+    for name in without_effect(config):
+        log.info("a setting has no effect in this agent", setting=name)
     services = {"grpc.AgentService": AgentService(sandbox), "grpc.Health": Health()}
     server = Server(services, to_status, authorize=guard(sandbox))
     listener = listen(address)

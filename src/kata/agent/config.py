@@ -16,6 +16,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+SYSTEMD_UNIFIED = "systemd.unified_cgroup_hierarchy"
+"""Systemd's option, which hosts give for `agent.unified_cgroup_hierarchy`, whatever runs in the guest."""
+
 
 class Config(NamedTuple):
     """Settings of the agent; the defaults are upstream's."""
@@ -40,7 +43,7 @@ class Config(NamedTuple):
     visible_cdi_devices: bool = False
     passfd_listener_port: int = 0
     unified_cgroup_hierarchy: bool = True
-    """Accepted; the guest has no other."""
+    """False, or `systemd.unified_cgroup_hierarchy=0`: the guest gets cgroup v1."""
     config_file: str = ""
     """A TOML file that decides instead of the kernel command line; see `config_file`."""
     policy_file: str = ""
@@ -80,15 +83,20 @@ def parse_cmdline(text: str) -> Config:
     unknown: list[str] = []
     for word in split_words(text):
         name, equals, value = word.partition("=")
-        if not name.startswith("agent."):
+        if not name.startswith("agent.") and name != SYSTEMD_UNIFIED:
             continue
-        field = name[len("agent.") :]
+        field = name.partition(".")[2]
         parse = PARSERS.get(field)
         if parse is None:
             unknown.append(name)
         else:
             found[field] = parse(name, value if equals else "")
     return Config(**found, unknown=tuple(unknown))  # type: ignore[arg-type]  # PARSERS gives every field its type
+
+
+def without_effect(config: Config) -> list[str]:
+    """Names of the settings that somebody gave and that do nothing here."""
+    return [name for name in INERT if getattr(config, name) != Config._field_defaults[name]]
 
 
 def with_environment(config: Config, environment: Mapping[str, str]) -> Config:
@@ -184,6 +192,12 @@ PARSERS: dict[str, Callable[[str, str], object]] = {
         if field.startswith("mem_agent_")
     },
 }
+INERT = (
+    *("devmode", "trace", "launch_process_timeout", "cdi_timeout", "visible_cdi_devices", "passfd_listener_port"),
+    *("cdh_api_timeout", "image_pull_timeout", "guest_components_rest_api", "guest_components_procs"),
+    *("secure_storage_integrity", "https_proxy", "no_proxy"),
+)
+"""Settings that are checked and have no effect, since what they are about is no part of this agent; docs/agent.md."""
 ENVIRONMENT = {
     "KATA_AGENT_SERVER_ADDR": "server_addr",
     "KATA_AGENT_LOG_LEVEL": "log",

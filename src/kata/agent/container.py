@@ -13,11 +13,18 @@ import signal
 import threading
 import time
 
-from kata.agent.adapt import adapt_exec
-from kata.agent.errors import AlreadyExists, ContainerError, ContainerTimeout, UnknownProcess, WrongState
+from kata.agent.adapt import adapt_exec, limited_by
+from kata.agent.errors import (
+    AlreadyExists,
+    ContainerError,
+    ContainerTimeout,
+    UnknownProcess,
+    Unsupported,
+    WrongState,
+)
 from kata.agent.process import Plumbing, Process
 from kata.agent.teardown import Teardown
-from kata.linux import cgroup, mounts
+from kata.linux import cgroup, cgroup1, mounts
 from kata.linux.fds import read_text, write_file
 
 TYPE_CHECKING = False
@@ -41,6 +48,9 @@ class Container:
         self.bundle = f"{folder}/{container_id}"
         self.rootfs = f"{self.bundle}/rootfs"
         self.cgroup = ""
+        """Its folder in cgroup v2; "" in a guest with v1."""
+        self.legacy: dict[str, str] = {}
+        """Its folders in cgroup v1, by controller; none in a guest with v2."""
         self.lsms: tuple[str, ...] = ()
         self.state = CREATING
         self.teardown = Teardown()
@@ -75,6 +85,7 @@ class Container:
         """Have crun make the container from the adapted spec. Raises ContainerError with what crun said."""
         process = spec.get("process", {})
         self._cgroups_path = spec.get("linux", {}).get("cgroupsPath", "")
+        check_limits(spec.get("linux", {}).get("resources", {}))
         write_file(f"{self.bundle}/config.json", json.dumps(spec).encode())
         self.teardown.callback(self._close_processes)
         self.teardown.callback(self._delete)
@@ -85,7 +96,10 @@ class Container:
             made = Process(self.container_id, ended, plumbing.streams())
         with self._lock:
             self._spec, self._init, self.state = spec, made, CREATED
-        self.cgroup = cgroup.cgroup_of(ended.pid)
+        if cgroup1.is_mounted():
+            self.legacy = cgroup1.folders_of(ended.pid)
+        else:
+            self.cgroup = cgroup.cgroup_of(ended.pid)
 
     @property
     def annotations(self) -> dict[str, str]:
@@ -177,6 +191,7 @@ class Container:
     def update(self, resources: oci.LinuxResources) -> None:
         """Apply new limits. Raises WrongState, ContainerError."""
         self._require(CREATED, RUNNING)
+        check_limits(resources)
         path = f"{self.bundle}/resources-{os.urandom(4).hex()}.json"
         write_file(path, json.dumps(resources).encode())
         try:
@@ -226,10 +241,17 @@ class Container:
 
     def _clear_away(self) -> None:
         """What a crun that was killed half way leaves, and its delete may not find: processes, cgroup, state."""
+        deadline = time.monotonic() + KILL_TIMEOUT
         path = f"{cgroup.ROOT}{self._cgroups_path}"
-        if self._cgroups_path and os.path.isdir(path):
+        if cgroup1.is_mounted():
+            folders = cgroup1.folders_at(self._cgroups_path) if self._cgroups_path else {}
+            if folders:
+                cgroup1.kill(folders)
+            for folder in set(map(os.path.realpath, folders.values())):
+                cgroup.remove(folder, deadline)
+        elif self._cgroups_path and os.path.isdir(path):
             cgroup.kill(path)
-            cgroup.remove(path, time.monotonic() + KILL_TIMEOUT)
+            cgroup.remove(path, deadline)
         self._crun.forget(self.container_id)
 
     def _kill_all(self) -> None:
@@ -244,6 +266,11 @@ class Container:
                 cgroup.kill(self.cgroup)
             except FileNotFoundError:
                 pass  # gone together with its last process
+        elif self.legacy and self.legacy != cgroup1.folders_of(os.getpid()):
+            try:
+                cgroup1.kill(self.legacy)
+            except FileNotFoundError:
+                pass  # likewise
         try:
             self._init.exit.send(signal.SIGKILL)
         except ProcessLookupError:
@@ -320,6 +347,16 @@ class Removal:
             self._error = error
         finally:
             self._ended.set()
+
+
+def check_limits(resources: oci.LinuxResources) -> None:
+    """Raise Unsupported for a limit that this guest's cgroup v1 cannot have; crun would only miss a folder."""
+    missing = cgroup1.lacking(limited_by(resources)) if cgroup1.is_mounted() else []
+    if missing:
+        raise Unsupported(
+            f"this guest's kernel has no controller {missing[0]} for cgroup v1",
+            hint="use cgroup v2, or a kernel with CONFIG_MEMCG_V1 and CONFIG_CPUSETS_V1",
+        )
 
 
 def handles_signal(pid: int, signo: int) -> bool:

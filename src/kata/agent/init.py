@@ -14,6 +14,7 @@ import struct
 from typing import NamedTuple
 
 from kata.linux import cgroup, syscalls
+from kata.linux.fds import read_text
 
 SIOCGIFFLAGS = 0x8913
 SIOCSIFFLAGS = 0x8914
@@ -41,8 +42,9 @@ BASE_MOUNTS = (
     BaseMount("shm", "/dev/shm", "tmpfs", _STRICT, "mode=1777"),  # noqa: S108 - a mount point, no file of ours
     BaseMount("tmpfs", "/run", "tmpfs", _COMMON, "mode=0755"),
     BaseMount("tmpfs", "/tmp", "tmpfs", _COMMON, "mode=1777"),  # noqa: S108 - likewise
-    BaseMount("cgroup2", cgroup.ROOT, "cgroup2", _STRICT),
 )
+CGROUP2 = BaseMount("cgroup2", cgroup.ROOT, "cgroup2", _STRICT)
+CGROUP1 = BaseMount("cgroup", cgroup.ROOT, "tmpfs", _STRICT, "mode=0755")
 
 LINKS = (
     ("/proc/self/fd", "/dev/fd"),
@@ -61,11 +63,35 @@ def set_up() -> None:
     for target, link in LINKS:
         if not os.path.lexists(link):
             os.symlink(target, link)
-    cgroup.enable_controllers(cgroup.ROOT)
     loopback_up()
     syscalls.sethostname("localhost")
     catch_ctrl_alt_del()
     os.environ["PATH"] = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def mount_cgroups(*, unified: bool) -> None:
+    """Cgroup v2, or v1 when not `unified`: crun takes either, but not both at once. Raises OSError."""
+    if unified:
+        mount_base(CGROUP2)
+        cgroup.enable_controllers(cgroup.ROOT)
+        return
+    from kata.linux import cgroup1
+
+    mount_base(CGROUP1)
+    for controllers in cgroup1.hierarchies(read_text("/proc/cgroups")):
+        mount_hierarchy(controllers)
+
+
+def mount_hierarchy(controllers: tuple[str, ...]) -> None:
+    """Mount one hierarchy of v1, and a link for each of its controllers. One that this kernel has not is left out."""
+    folder = f"{cgroup.ROOT}/{','.join(controllers)}"
+    try:
+        mount_base(BaseMount("cgroup", folder, "cgroup", _STRICT, ",".join(controllers)))
+    except OSError:
+        os.rmdir(folder)  # e.g. memory without CONFIG_MEMCG_V1: listed by the kernel, but for v2 only
+        return
+    for name in controllers if len(controllers) > 1 else ():
+        os.symlink(",".join(controllers), f"{cgroup.ROOT}/{name}")
 
 
 def catch_ctrl_alt_del() -> None:

@@ -51,7 +51,10 @@ def remove(path: str, deadline: float) -> None:
     `deadline` is a value of time.monotonic(). Raises OSError when they are not gone by then.
     """
     while pids(path) and time.monotonic() < deadline:
-        _wait_for_change(f"{path}/cgroup.events", deadline)
+        if os.path.exists(f"{path}/cgroup.events"):
+            _wait_for_change(f"{path}/cgroup.events", deadline)
+        else:
+            time.sleep(0.01)  # v1 has no event for this
     for folder, _, _ in os.walk(path, topdown=False):
         os.rmdir(folder)
 
