@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 from google.protobuf.message import Message
 
@@ -440,3 +441,17 @@ def test_a_configuration_file_is_parsed_in_the_guest(tmp_path: Path) -> None:
         said = machine.console_tail(100)
     # os-release is no TOML: the agent's parser says so, and where, and the guest powers itself off.
     assert "the configuration file /etc/os-release cannot be read: Invalid value (at line 2" in said
+
+
+def test_without_a_port_the_debug_console_is_the_serial_one(tmp_path: Path, image: Path) -> None:
+    spec = msgspec.structs.replace(
+        make_spec(tmp_path / "vm", (), image, "agent.debug_console"), debug_console=False, agent_log=False
+    )
+    with QemuMachine(spec) as machine:
+        machine.boot()
+        connect_agent(lambda: dial(machine.agent_address(), 60.0), 120.0).close()
+        deadline = time.monotonic() + 60.0
+        while "/ # " not in machine.console_tail(5) + " ":
+            assert time.monotonic() < deadline, machine.console_tail()
+            time.sleep(0.2)
+        assert "terminal=/dev/ttyS0" in machine.console_tail(20)

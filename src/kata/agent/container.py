@@ -15,8 +15,8 @@ import time
 
 from kata.agent.adapt import adapt_exec, limited_by
 from kata.agent.errors import (
+    AgentError,
     AlreadyExists,
-    ContainerError,
     ContainerTimeout,
     UnknownProcess,
     Unsupported,
@@ -216,16 +216,14 @@ class Container:
             removal = self._removal
         removal.wait(timeout, self.container_id)
 
-    def abandon(self) -> None:
-        """Undo a creation that failed half way.
-
-        What fails on the way is left; the first failure is what counts.
-        """
+    def abandon(self) -> Exception | None:
+        """Undo a creation that failed half way; what could not be undone, which is left."""
         self.state = REMOVING
         try:
             self.teardown.close()
-        except (OSError, ContainerError):
-            pass
+        except (OSError, AgentError) as error:
+            return error
+        return None
 
     def _delete(self) -> None:
         if self._init is not None:

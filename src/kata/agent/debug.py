@@ -37,7 +37,7 @@ STALL = 60.0
 """Seconds after which a peer that takes no output is given up."""
 LAST_WORDS = 64
 """Pieces of output that are still sent after a shell's end; something it left may write for ever."""
-NO_SHELL = b"kata-agent: this guest image has no shell; build one with the option for debugging\r\n"
+NO_SHELL = b"kata-agent: this guest image has no shell; `kata osbuilder image --debug` makes one that has\r\n"
 ACTIVE = "/sys/class/tty/console/active"
 
 

@@ -149,7 +149,8 @@ class Sandbox:
         try:
             self._build(container, request)
         except BaseException:
-            container.abandon()
+            if left := container.abandon():
+                self.log.error("a container was not undone", container=container_id, error=left)
             self._forget(container_id)
             raise
         if container.cgroup and self._limits.cgroups:
