@@ -153,6 +153,19 @@ def test_crun_killed_while_it_creates(agent: Robust, clean: dict[str, object], d
     settled(agent, clean)
 
 
+def test_a_failed_creation_leaves_a_neighbour_in_the_same_cgroup_alone(agent: Robust) -> None:
+    agent.run("neighbour", "sleep", "1000")
+    request = agent.request("box", "sleep", "1000")
+    request.OCI.Linux.CgroupsPath = f"/{agent.cgroup}/neighbour"
+    agent.will("hang create")  # a crun that got further kills what is in the cgroup itself, at its delete
+    with pytest.raises(RpcError, match="crun did not end"):
+        agent.call("CreateContainer", request)
+    agent.will("")
+    agent.exec("neighbour", "e1", "echo", "unharmed")
+    assert agent.read("neighbour", "e1") == b"unharmed\n"
+    agent.remove("neighbour")
+
+
 def test_crun_that_never_returns(agent: Robust, clean: dict[str, object]) -> None:
     agent.will("hang create")
     with pytest.raises(RpcError, match="crun did not end within 3 s") as caught:

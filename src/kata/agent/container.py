@@ -58,6 +58,7 @@ class Container:
         self._consoles = f"{folder}/.consoles"
         self._pipe_size = pipe_size
         self._cgroups_path = ""
+        """The cgroup that creation makes, as in the spec."""
         self._lock = threading.Lock()
         self._init: Process | None = None
         self._execs: dict[str, Process | None] = {}
@@ -84,7 +85,9 @@ class Container:
     def create(self, spec: oci.Spec) -> None:
         """Have crun make the container from the adapted spec. Raises ContainerError with what crun said."""
         process = spec.get("process", {})
-        self._cgroups_path = spec.get("linux", {}).get("cgroupsPath", "")
+        wanted = spec.get("linux", {}).get("cgroupsPath", "")
+        # One that is there already has somebody else in it.
+        self._cgroups_path = "" if wanted and cgroup_exists(wanted) else wanted
         check_limits(spec.get("linux", {}).get("resources", {}))
         write_file(f"{self.bundle}/config.json", json.dumps(spec).encode())
         self.teardown.callback(self._close_processes)
@@ -345,6 +348,11 @@ class Removal:
             self._error = error
         finally:
             self._ended.set()
+
+
+def cgroup_exists(path: str) -> bool:
+    """Whether there is a cgroup at this path of a spec."""
+    return bool(cgroup1.folders_at(path)) if cgroup1.is_mounted() else os.path.isdir(f"{cgroup.ROOT}{path}")
 
 
 def check_limits(resources: oci.LinuxResources) -> None:
