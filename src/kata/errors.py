@@ -13,6 +13,7 @@ errors to exit codes or RPC codes in one place only; nothing else may turn an ex
      +-- kata.osbuilder.errors.BuildError ..... the guest image cannot be built            (host)
      +-- kata.kernel.errors.KernelError ....... the guest kernel cannot be had             (host)
      +-- kata.sandbox.errors.SandboxError ..... a sandbox or container cannot do as asked  (guest, container)
+     +-- kata.management.errors.ManagementError  a sandbox's management socket            (host, guest)
      +-- kata.ctl.errors.UsageError ........... the command line or configuration is wrong (config)
      +-- kata.agentctl.errors ................. likewise, and what a script expected       (config, guest)
 

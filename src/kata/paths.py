@@ -26,6 +26,11 @@ def sandboxes_dir() -> Path:
     return state_dir() / "sbs"
 
 
+def monitor_socket(sandbox_id: str) -> Path:
+    """Where a sandbox's management server listens, upstream's name: in the sandbox's own folder."""
+    return sandboxes_dir() / sandbox_id / "shim-monitor.sock"
+
+
 def vm_dir() -> Path:
     """One folder a sandbox with what its VMM needs (sockets, console): upstream's `/run/vc/vm`."""
     return state_dir() / "vm"

@@ -5,9 +5,6 @@ from __future__ import annotations
 from kata.config.model import Config
 from kata.config.values import kernel_words
 
-DEBUG_CONSOLE_PORT = 1026
-"""Where upstream's tools look for the debug console (vsock)."""
-
 
 def kernel_params(config: Config) -> tuple[str, ...]:
     """Words for the end of the command line. The user's come last: of an option given twice, the last one holds."""
@@ -15,14 +12,15 @@ def kernel_params(config: Config) -> tuple[str, ...]:
 
 
 def agent_params(config: Config) -> tuple[str, ...]:
-    """The agent's options (protocol facts, section 7). What is at its default is not said."""
+    """The agent's options (protocol facts, section 7). What is at its default is not said.
+
+    The debug console's come from the machine's driver, which knows where it is.
+    """
     agent = config.agent
     level = agent.log_level or ("debug" if agent.enable_debug else "")
     words = [
         f"agent.log={level}" if level else "",
         f"agent.container_pipe_size={agent.container_pipe_size}" if agent.container_pipe_size else "",
-        "agent.debug_console" if agent.debug_console_enabled else "",
-        f"agent.debug_console_vport={DEBUG_CONSOLE_PORT}" if agent.debug_console_enabled else "",
         "agent.visible_cdi_devices=true" if agent.visible_cdi_devices else "",
     ]
     return tuple(word for word in words if word)

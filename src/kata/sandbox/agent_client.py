@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from kata.oci import convert
 from kata.protocol.client import Client, connect_agent
-from kata.protocol.generated import agent_pb2
+from kata.protocol.generated import agent_pb2, health_pb2
 from kata.protocol.messages import method
 from kata.protocol.status import Code, RpcError
 from kata.protocol.transport import dial
@@ -27,14 +28,17 @@ from kata.sandbox.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from google.protobuf.message import Message
 
     from kata.oci.spec import LinuxResources, Process, Spec
 
 AGENT = "grpc.AgentService"
+HEALTH = "grpc.Health"
 DEFAULT_TIMEOUT = 60.0
+METRICS_TIMEOUT = 15.0
+"""Seconds; who collects metrics does not wait for long."""
 MESSAGE_LIMIT = 2000
 """Characters of a guest's error text that are passed on."""
 
@@ -44,14 +48,24 @@ T = TypeVar("T", bound="Message")
 class AgentClient:
     """The agent of one guest. Thread-safe; any number of calls at once."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, observe: Callable[[str, float], None] | None = None) -> None:
         self._client = client
+        self._observe = observe
 
     @classmethod
-    def connect(cls, address: str, timeout: float, cancelled: threading.Event) -> AgentClient:
-        """Wait until the agent at `address` answers. Raises GuestError when it has not in `timeout` seconds."""
+    def connect(
+        cls,
+        address: str,
+        timeout: float,
+        cancelled: threading.Event,
+        observe: Callable[[str, float], None] | None = None,
+    ) -> AgentClient:
+        """Wait until the agent at `address` answers. Raises GuestError when it has not in `timeout` seconds.
+
+        `observe` is told of each call: the full name of its request, and how many milliseconds it took.
+        """
         try:
-            return cls(connect_agent(lambda: dial(address, timeout), timeout, cancelled))
+            return cls(connect_agent(lambda: dial(address, timeout), timeout, cancelled), observe)
         except (RpcError, OSError) as error:
             raise GuestError(f"the guest's agent did not answer within {timeout:.0f} s ({error})") from error
 
@@ -164,6 +178,29 @@ class AgentClient:
         request = agent_pb2.StatsContainerRequest(container_id=container_id)
         return cast(agent_pb2.StatsContainerResponse, self._call("StatsContainer", request))
 
+    def check(self, timeout: float) -> None:
+        """Ask whether the agent answers. Raises GuestError when it does not within `timeout` seconds."""
+        self._call("Check", health_pb2.CheckRequest(), timeout=timeout, service=HEALTH)
+
+    def metrics(self) -> str:
+        """The guest and its agent as Prometheus text; the guest may say anything."""
+        response = self._call("GetMetrics", agent_pb2.GetMetricsRequest(), timeout=METRICS_TIMEOUT)
+        return cast(agent_pb2.Metrics, response).metrics
+
+    def get_ip_tables(self, *, ipv6: bool) -> bytes:
+        """The guest's packet filter, as iptables-save(8) text."""
+        response = self._call("GetIPTables", agent_pb2.GetIPTablesRequest(is_ipv6=ipv6))
+        return cast(agent_pb2.GetIPTablesResponse, response).data
+
+    def set_ip_tables(self, rules: bytes, *, ipv6: bool) -> bytes:
+        """Replace the tables that `rules` name; what the guest's program said."""
+        response = self._call("SetIPTables", agent_pb2.SetIPTablesRequest(is_ipv6=ipv6, data=rules))
+        return cast(agent_pb2.SetIPTablesResponse, response).data
+
+    def set_policy(self, policy: str) -> None:
+        """Replace the policy, if the one before allows that."""
+        self._call("SetPolicy", agent_pb2.SetPolicyRequest(policy=policy))
+
     def guest_details(self) -> agent_pb2.GuestDetailsResponse:
         """Version and abilities of the agent."""
         return cast(
@@ -207,11 +244,17 @@ class AgentClient:
             args = process.get("args") or [""]
             raise type(error)(f"{args[0]!r} {error.what}", hint="kata run --entrypoint sh looks around") from error
 
-    def _call(self, method: str, request: Message, *, timeout: float | None = DEFAULT_TIMEOUT) -> Message:
+    def _call(
+        self, method: str, request: Message, *, timeout: float | None = DEFAULT_TIMEOUT, service: str = AGENT
+    ) -> Message:
+        begin = time.monotonic()
         try:
-            return self._client.call(f"{AGENT}/{method}", request, timeout=timeout)
+            return self._client.call(f"{service}/{method}", request, timeout=timeout)
         except RpcError as error:
             raise _understand(method, error) from error
+        finally:
+            if self._observe is not None:
+                self._observe(request.DESCRIPTOR.full_name, (time.monotonic() - begin) * 1000)
 
 
 EXECUTABLE_MISSING = re.compile(r"executable file [`'\"]?.*not found|no such file or directory", re.IGNORECASE)

@@ -41,7 +41,8 @@ class SandboxConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     `share`: the guest sees directories of the host (virtio-fs), which its containers' volumes and shared root file
     systems need. `root_ports` is how many devices can come while it runs; under TCG each is a tenth of a second of
-    boot. `shm_bytes`: the size of a /dev/shm that its containers share, 0 for none.
+    boot. `shm_bytes`: the size of a /dev/shm that its containers share, 0 for none. `debug_console`: the host can have
+    a root shell of the guest.
     """
 
     id: str
@@ -60,6 +61,7 @@ class SandboxConfig(msgspec.Struct, frozen=True, kw_only=True):
     root_ports: int = 0
     shm_bytes: int = 0
     kernel_params: tuple[str, ...] = ()
+    debug_console: bool = False
     boot_timeout: float = DEFAULT_BOOT_TIMEOUT
 
 

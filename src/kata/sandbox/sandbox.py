@@ -10,7 +10,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -46,10 +46,14 @@ class SandboxState(Enum):
 
 
 class Sandbox:
-    """One VM with its agent. Methods may be called from any thread; slow ones hold no lock while they wait."""
+    """One VM with its agent. Methods may be called from any thread; slow ones hold no lock while they wait.
 
-    def __init__(self, config: SandboxConfig, log: Logger) -> None:
+    `observe` is told how long calls to the agent take, see `AgentClient.connect`.
+    """
+
+    def __init__(self, config: SandboxConfig, log: Logger, observe: Callable[[str, float], None] | None = None) -> None:
         self.config = config
+        self._observe = observe
         self.state = SandboxState.NEW
         self.phases: dict[str, float] = {}
         self.accelerator = ""
@@ -149,10 +153,37 @@ class Sandbox:
         return self._running()[0]
 
     @property
+    def processes(self) -> dict[str, int]:
+        """The host processes that belong to this sandbox by what they are, the VMM (`hypervisor`) first."""
+        machine, share = self._machine, self._share
+        found = {"hypervisor": machine.pid if machine else 0, "virtiofsd": share.pid if share else 0}
+        return {name: pid for name, pid in found.items() if pid}
+
+    @property
     def pids(self) -> list[int]:
         """The host processes that belong to this sandbox, the VMM first."""
-        machine, share = self._machine, self._share
-        return [pid for pid in (machine.pid if machine else 0, share.pid if share else 0) if pid]
+        return list(self.processes.values())
+
+    @property
+    def agent_url(self) -> str:
+        """Where the guest's agent is, as `kata.protocol.transport` has it. Raises ConflictError unless it runs."""
+        return self._running()[1].agent_address()
+
+    @property
+    def console_url(self) -> str:
+        """Where the guest's debug console is. Raises ConflictError when there is none, or no guest."""
+        machine = self._running()[1]
+        if not self.config.debug_console:
+            raise ConflictError(
+                f"sandbox {self.config.id[:12]} has no debug console",
+                hint="set debug_console_enabled = true in [agent.kata] and start it again",
+            )
+        return machine.stream_address("debug")
+
+    def wait_end(self, timeout: float | None) -> bool:
+        """Wait until the VMM has ended, at most `timeout` seconds; whether it has."""
+        machine = self._machine
+        return self.state is SandboxState.STOPPED or machine is None or machine.wait(timeout) is not None
 
     def stop(self, *, graceful: bool = True) -> None:
         """End everything. A graceful stop lets the guest write back its data first. Idempotent; never raises."""
@@ -213,6 +244,7 @@ class Sandbox:
             accelerator=config.accelerator,
             pcie_root_ports=config.root_ports,
             transport=config.transport,
+            debug_console=config.debug_console,
             disks=config.disks,
             network=guest.nic(config),
             nics=nics,
@@ -235,7 +267,7 @@ class Sandbox:
         watch = threading.Thread(target=_watch, args=(machine, cancelled), name="kata-watch", daemon=True)
         watch.start()
         try:
-            agent = AgentClient.connect(machine.agent_address(), self.config.boot_timeout, cancelled)
+            agent = AgentClient.connect(machine.agent_address(), self.config.boot_timeout, cancelled, self._observe)
         except GuestError as error:
             raise self._boot_failure(machine, error) from error
         self._agent = agent

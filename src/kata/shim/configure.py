@@ -73,6 +73,7 @@ def sandbox_config(config: Config, kind: Kind, spec: Spec) -> SandboxConfig:
         share=hypervisor.shared_fs == "virtio-fs",
         shm_bytes=DEFAULT_SHM,
         kernel_params=kernel_params(config),
+        debug_console=config.agent.debug_console_enabled,
         boot_timeout=float(config.agent.dial_timeout),
     )
 

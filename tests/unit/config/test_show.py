@@ -92,7 +92,6 @@ def test_the_default_file_is_the_defaults(tmp_path: Path) -> None:
         ("", ()),
         ("[agent.kata]\nenable_debug = true\n", ("agent.log=debug",)),
         ("[agent.kata]\nenable_debug = true\nlog_level = 'trace'\n", ("agent.log=trace",)),
-        ("[agent.kata]\ndebug_console_enabled = true\n", ("agent.debug_console", "agent.debug_console_vport=1026")),
         (
             "[agent.kata]\ncontainer_pipe_size = 4096\nvisible_cdi_devices = true\n[hypervisor.qemu]\n"
             "kernel_params = 'a \"b c\" agent.container_pipe_size=1'\n",
