@@ -47,6 +47,8 @@ class Record(msgspec.Struct, kw_only=True):
     container: ContainerConfig
     manager: str = "kata"
     """Whose sandbox it is: "kata" for the command's own, "containerd" for a shim's."""
+    namespace: str = ""
+    """The manager's own name for the group of containers that it belongs to."""
     auto_remove: bool = False
     status: Status = "creating"
     created_at: float = 0.0

@@ -12,6 +12,8 @@ import time
 from typing import TYPE_CHECKING, cast
 
 from kata.errors import KataError
+from kata.management.durations import Durations
+from kata.paths import monitor_socket
 from kata.protocol.generated.host import events_pb2
 from kata.sandbox.config import ContainerConfig, SharedRootfs
 from kata.sandbox.errors import ConflictError, ExistsError, NotFoundError
@@ -19,7 +21,8 @@ from kata.sandbox.process import ProcessState
 from kata.sandbox.sandbox import Sandbox
 from kata.sandbox.store import Record, Store, process_ref
 from kata.sandbox.translate import resources_for_guest
-from kata.shim.bundle import annotations_of, read_spec
+from kata.shim import health
+from kata.shim.bundle import annotations_of, read_spec, write_once
 from kata.shim.configure import Configured, configure
 from kata.shim.events import timestamp
 from kata.shim.kind import BUNDLE_PATH, CONTAINER_TYPE, Kind, kind_of
@@ -28,6 +31,7 @@ from kata.shim.task import SIGKILL, StdioNames, Task
 
 if TYPE_CHECKING:
     from kata.log import Logger
+    from kata.management.server import ManagementServer
     from kata.oci.spec import LinuxResources, Spec
     from kata.protocol.generated.host import task_pb2
     from kata.sandbox.container import Container
@@ -42,8 +46,18 @@ REMOVE_KILL_TIMEOUT = 10.0
 class Pod:
     """The sandbox of this process, and its tasks by container id."""
 
-    def __init__(self, namespace: str, publisher: Publisher, log: Logger, store: Store | None = None) -> None:
+    def __init__(
+        self,
+        namespace: str,
+        publisher: Publisher,
+        log: Logger,
+        store: Store | None = None,
+        rpcs: Durations | None = None,
+    ) -> None:
         self._namespace = namespace
+        self._rpcs = rpcs or Durations()
+        self._agent_rpcs = Durations()
+        self._management: ManagementServer | None = None
         self._publisher = publisher
         self._log = log
         self._store = store or Store()
@@ -182,6 +196,7 @@ class Pod:
         if not kind.makes_sandbox:
             return self._running(kind).create_container(config)
         sandbox = self._start_sandbox(configure(kind, spec, request.options), spec, config)
+        self._manage(sandbox, request.bundle)
         try:
             return sandbox.create_container(config)
         except BaseException:
@@ -206,13 +221,14 @@ class Pod:
             sandbox=config,
             container=container,
             manager="containerd",
+            namespace=self._namespace,
             auto_remove=True,
             created_at=time.time(),
         )
         self._hold = self._store.create(record)
         self._store.claim(self._hold)
         self._record = record
-        sandbox = Sandbox(config, self._log)
+        sandbox = Sandbox(config, self._log, self._agent_rpcs.observe)
         try:
             sandbox.start()
             record.processes = [ref for pid in sandbox.pids if (ref := process_ref(pid)) is not None]
@@ -225,7 +241,19 @@ class Pod:
         self._sandbox = sandbox
         self._down.clear()
         threading.Thread(target=self._watch_memory, args=(sandbox,), name="oom", daemon=True).start()
+        patience = configured.config.agent.health_check_request_timeout_ms / 1000
+        threading.Thread(target=self._watch_health, args=(sandbox, patience), name="health", daemon=True).start()
         return sandbox
+
+    def _manage(self, sandbox: Sandbox, bundle: str) -> None:
+        """Open the sandbox's management socket, and say where it is the way upstream does. Containers run without."""
+        from kata.management.serve import serve
+
+        try:
+            self._management = serve(sandbox, sandbox.config.id, self._rpcs, self._agent_rpcs, self._log)
+            write_once(bundle, "monitor_address", f"unix://{monitor_socket(sandbox.config.id)}")
+        except OSError as error:
+            self._log.warn("there is no management socket", error=error)
 
     # Section: the end
 
@@ -239,13 +267,34 @@ class Pod:
         if sandbox is None:
             self._down.wait(TEARDOWN_TIMEOUT)
             return
+        self._stop(sandbox, graceful=True)
+
+    def _stop(self, sandbox: Sandbox, *, graceful: bool) -> None:
         try:
-            sandbox.stop()
+            sandbox.stop(graceful=graceful)
             self._release()
         finally:
             self._down.set()
 
+    def _watch_health(self, sandbox: Sandbox, patience: float) -> None:
+        """Wait until the sandbox is lost; then every task has ended, and nothing of it stays on this host.
+
+        Tasks that run notice it by the end of the connection to their agent; those that were not started are told.
+        """
+        reason = health.watch(sandbox, patience, self._log)
+        with self._lock:
+            if self._sandbox is not sandbox:
+                return  # it was taken down by us
+            self._sandbox = None
+        self._log.error("the sandbox is lost", reason=reason)
+        self._stop(sandbox, graceful=False)
+        for task in self.tasks:
+            task.abandon()
+
     def _release(self) -> None:
+        management, self._management = self._management, None
+        if management is not None:
+            management.close()
         if self._record is not None:
             self._store.remove(self._record.sandbox.id)
             os.close(self._hold)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from kata.linux.mounts import own_namespace
 from kata.log import Logger
+from kata.management.durations import Durations, Timed
 from kata.protocol.generated.host import task_v3_pb2
 from kata.protocol.messages import skip_helpers
 from kata.protocol.server import Server
@@ -36,8 +37,9 @@ EVENTS_TIMEOUT = 5.0
 class Pods:
     """The process's one pod, which is made, and its rooms loaded, when it is first asked for."""
 
-    def __init__(self, namespace: str, publisher: Publisher, log: Logger) -> None:
+    def __init__(self, namespace: str, publisher: Publisher, log: Logger, rpcs: Durations) -> None:
         self._arguments = (namespace, publisher, log)
+        self._rpcs = rpcs
         self._lock = threading.Lock()
         self._pod: Pod | None = None
 
@@ -52,7 +54,7 @@ class Pods:
             if self._pod is None:
                 from kata.shim.pod import Pod
 
-                self._pod = Pod(*self._arguments)
+                self._pod = Pod(*self._arguments, rpcs=self._rpcs)
             return self._pod
 
 
@@ -73,14 +75,15 @@ def _serve(arguments: Arguments, path: str, listener: socket.socket, log: Logger
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     publisher = Publisher(os.environ.get("TTRPC_ADDRESS", ""), arguments.namespace, log)
-    pods = Pods(arguments.namespace, publisher, log)
+    rpcs = Durations()
+    pods = Pods(arguments.namespace, publisher, log, rpcs)
 
     def explain(error: BaseException) -> RpcError:
         status = to_status(error)
         log.warn("a request failed", code=status.code.name, error=status.message)
         return status
 
-    service = TaskService(pods, stop)
+    service = Timed(TaskService(pods, stop), rpcs)
     with Server(dict.fromkeys(SERVICES, service), explain) as server:
         accepting = SocketListener(listener, path)
         threading.Thread(target=server.serve, args=(accepting,), name="task-service", daemon=True).start()

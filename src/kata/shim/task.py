@@ -6,9 +6,11 @@ is taken down. No lock is held over a call to the guest.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from typing import TYPE_CHECKING, NamedTuple
 
+from kata.errors import KataError
 from kata.protocol.generated.host import events_pb2, task_pb2
 from kata.sandbox.errors import ConflictError
 from kata.sandbox.process import ProcessState
@@ -163,6 +165,13 @@ class Task:
             self._kill_unstarted(entry, exec_id, number)
             return
         process.signal(number)
+
+    def abandon(self) -> None:
+        """Its guest is gone: end the first process if it was never started. One that runs has noticed by itself."""
+        entry = self.entry("")
+        with contextlib.suppress(KataError):
+            if entry.process.state is ProcessState.CREATED:
+                self._kill_unstarted(entry, "", SIGKILL)
 
     def resize(self, exec_id: str, rows: int, columns: int) -> None:
         """Tell a terminal its size, now or once its process is there."""

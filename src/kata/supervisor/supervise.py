@@ -6,6 +6,7 @@ the VMM ends by its parent-death signal, and the next `kata` command clears up t
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING
 from kata.errors import KataError
 from kata.linux.mounts import own_namespace
 from kata.log import Logger
+from kata.management.durations import Durations, Timed
 from kata.protocol.server import Server
 from kata.protocol.transport import listen
 from kata.sandbox.process import LOST_EXIT_CODE
@@ -40,7 +42,8 @@ def supervise(store: Store, record: Record, stdio: StdioPaths, report: int) -> i
     log = Logger(2, sandbox=record.sandbox.id[:12])
     ended = threading.Event()
     _stop_on_signal(ended)
-    sandbox = Sandbox(record.sandbox, log)
+    agent_rpcs = Durations()
+    sandbox = Sandbox(record.sandbox, log, agent_rpcs.observe)
     try:
         if record.sandbox.share:
             own_namespace()
@@ -52,7 +55,11 @@ def supervise(store: Store, record: Record, stdio: StdioPaths, report: int) -> i
         _finish(store, record, 125, failure.what)
         _report(report, report_error(failure))
         return 1
-    with Server({"kata.control.v1.Control": (service := ControlService(sandbox, container))}, to_status) as server:
+    service, rpcs = ControlService(sandbox, container), Durations()
+    with (
+        Server({"kata.control.v1.Control": Timed(service, rpcs)}, to_status) as server,
+        _management(sandbox, rpcs, agent_rpcs, log),
+    ):
         listener = listen(f"unix://{store.directory(record.sandbox.id) / SOCKET}")
         threading.Thread(target=server.serve, args=(listener,), name="kata-control", daemon=True).start()
         _report(report, {"status": "running"})
@@ -63,6 +70,19 @@ def supervise(store: Store, record: Record, stdio: StdioPaths, report: int) -> i
         _report(report, report_end(container.init.exit_code or 0, container.init.error))
         service.drain(TELL_TIMEOUT)
     return 0
+
+
+def _management(
+    sandbox: Sandbox, rpcs: Durations, agent_rpcs: Durations, log: Logger
+) -> contextlib.AbstractContextManager[object]:
+    """The sandbox's management socket; a container runs without one where there is no room for it."""
+    from kata.management.serve import serve
+
+    try:
+        return serve(sandbox, sandbox.config.id, rpcs, agent_rpcs, log)
+    except OSError as error:
+        log.warn("there is no management socket", error=error)
+        return contextlib.nullcontext()
 
 
 def _start(store: Store, record: Record, sandbox: Sandbox, stdio: StdioPaths, ended: threading.Event) -> Container:

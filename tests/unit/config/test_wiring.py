@@ -21,7 +21,7 @@ SOURCES = Path(__file__).parents[3] / "src/kata"
 
 WAITING = {
     "agent": """
-        dial_timeout_ms health_check_request_timeout_ms kernel_modules policy request_timeout_ms
+        dial_timeout_ms kernel_modules policy request_timeout_ms
     """,
     "factory": """
         enable_template template_path
