@@ -77,11 +77,13 @@ class SandboxTarget:
     def __init__(self, wanted: str) -> None:
         from kata.sandbox.reconcile import reconcile
         from kata.sandbox.store import Store
-        from kata.supervisor.client import Control
+        from kata.supervisor.client import Control, require_own
 
         store = Store()
         reconcile(store)
-        self._control = Control(store.directory(store.find(wanted).sandbox.id))
+        record = store.find(wanted)
+        require_own(record)
+        self._control = Control(store.directory(record.sandbox.id))
 
     def __enter__(self) -> SandboxTarget:
         return self

@@ -25,15 +25,21 @@ COMMANDS = (
     "image",
     "check",
     "config",
+    "env",
+    "metrics",
+    "console",
+    "iptables",
+    "policy",
     "demo",
     "setup",
     "osbuilder",
     "kernel",
+    "install",
 )
 """In the order in which a newcomer meets them."""
 
-CONTAINER_COMMANDS = ("run", "exec")
-"""Commands whose exit code is a container's, so that their own failures are 125 to 127."""
+CONTAINER_COMMANDS = ("run", "exec", "console")
+"""Commands whose exit code is that of what they run, so that their own failures are 125 to 127."""
 
 
 class Parser(argparse.ArgumentParser):

@@ -232,7 +232,7 @@ class Pod:
         try:
             sandbox.start()
             record.processes = [ref for pid in sandbox.pids if (ref := process_ref(pid)) is not None]
-            record.accelerator, record.status = sandbox.accelerator, "running"
+            record.accelerator, record.status, record.started_at = sandbox.accelerator, "running", time.time()
             self._store.write(record)
         except BaseException:
             sandbox.stop(graceful=False)

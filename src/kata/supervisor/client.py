@@ -21,12 +21,27 @@ if TYPE_CHECKING:
     from kata.errors import KataError
     from kata.oci.spec import Process
     from kata.sandbox.stdio import StdioPaths
+    from kata.sandbox.store import Record
 
 SOCKET = "control.sock"
 DIAL_TIMEOUT = 5.0
 CALL_TIMEOUT = 30.0
 AGENT_GRACE = 5.0
 """Seconds that a call to the agent may take on the way, beyond the agent's own."""
+
+
+def require_own(record: Record) -> None:
+    """Raise ConflictError for a sandbox that another program manages; the hint names its command."""
+    if record.manager == "kata":
+        return
+    container = record.sandbox.id
+    namespace = record.namespace or "NAMESPACE"
+    tool = f"ctr --namespace {namespace} task"
+    others = "; crictl for pods of Kubernetes" if namespace == "k8s.io" else ""
+    raise ConflictError(
+        f"sandbox {container} belongs to {record.manager}, and only that may change it",
+        hint=f"{tool} kill, {tool} delete, {tool} exec, {tool} attach with {container}{others}",
+    )
 
 
 class Control:

@@ -8,10 +8,10 @@ import select
 import signal
 
 from kata.errors import KataError
-from kata.sandbox.errors import ConflictError, NotFoundError
+from kata.sandbox.errors import ConflictError, NotFoundError, SandboxError
 from kata.sandbox.reconcile import remove_leftovers
 from kata.sandbox.store import Store
-from kata.supervisor.client import Control
+from kata.supervisor.client import Control, require_own
 
 END_TIMEOUT = 10.0
 """Seconds that the sandbox's process has to clear up by itself, before it is killed and we do it."""
@@ -26,11 +26,20 @@ def remove(store: Store, wanted: str, *, force: bool) -> None:
             return
         raise
     if store.alive(sandbox_id):
+        _require_own(store, sandbox_id)
         if not force:
             raise ConflictError(f"{wanted} is running", hint=f"kata stop {wanted}, or kata rm -f {wanted}")
         _end(store, sandbox_id)
     with contextlib.suppress(NotFoundError):
         remove_leftovers(store, sandbox_id)
+
+
+def _require_own(store: Store, sandbox_id: str) -> None:
+    try:
+        record = store.read(sandbox_id)
+    except SandboxError:
+        return  # a damaged record says nothing
+    require_own(record)
 
 
 def _id(store: Store, wanted: str) -> str:

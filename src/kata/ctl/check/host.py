@@ -24,7 +24,7 @@ def rights(status: Path = Path("/proc/self/status")) -> Finding:
     """Root with the capabilities that we use."""
     if os.geteuid() != 0:
         return fail("rights", "not root", "run kata as root")
-    effective = int(_field(status, "CapEff") or "0", 16)
+    effective = int(field(status, "CapEff") or "0", 16)
     missing = [name for number, name in CAPABILITIES.items() if not effective >> number & 1]
     if missing:
         return fail("rights", f"root without {', '.join(missing)}", "run kata with these capabilities")
@@ -33,7 +33,7 @@ def rights(status: Path = Path("/proc/self/status")) -> Finding:
 
 def memory(meminfo: Path = Path("/proc/meminfo")) -> Finding:
     """Enough for one guest of the default size."""
-    available = int((_field(meminfo, "MemAvailable") or "0").split()[0]) // 1024
+    available = int((field(meminfo, "MemAvailable") or "0").split()[0]) // 1024
     need = DEFAULT_MEMORY_MIB + OVERHEAD_MIB
     found = f"{available} MiB available; a default container takes up to {need} MiB"
     if available < need:
@@ -88,7 +88,8 @@ def open_files(limit: tuple[int, int] | None = None) -> Finding:
     return ok("open files", f"{found} at most")
 
 
-def _field(path: Path, name: str) -> str:
+def field(path: Path, name: str) -> str:
+    """The value of `name:` in a file of such lines; empty without it."""
     for line in _lines(path):
         key, _, value = line.partition(":")
         if key == name:

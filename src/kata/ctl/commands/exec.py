@@ -49,7 +49,7 @@ def execute(args: argparse.Namespace) -> int:
     from kata.sandbox.reconcile import reconcile
     from kata.sandbox.stdio import StdioPaths
     from kata.sandbox.store import Store
-    from kata.supervisor.client import Control
+    from kata.supervisor.client import Control, require_own
 
     if not args.command:
         raise UsageError("exec needs a command", hint=f"kata exec {args.container} COMMAND")
@@ -58,6 +58,7 @@ def execute(args: argparse.Namespace) -> int:
     store = Store()
     reconcile(store)
     record = store.find(args.container)
+    require_own(record)
     process = describe(args, store, record)
     exec_id = secrets.token_hex(8)
     directory = store.directory(record.sandbox.id)

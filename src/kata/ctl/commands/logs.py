@@ -32,12 +32,15 @@ def execute(args: argparse.Namespace) -> int:
     """Print the log: standard output to ours, standard error to ours."""
     from kata.sandbox.reconcile import reconcile
     from kata.sandbox.store import Store
+    from kata.supervisor.client import require_own
 
     if args.tail != "all" and not args.tail.isdigit():
         raise UsageError(f"--tail {args.tail!r} is not a number of lines")
     store = Store()
     reconcile(store)
-    sandbox_id = store.find(args.container).sandbox.id
+    record = store.find(args.container)
+    require_own(record)
+    sandbox_id = record.sandbox.id
     with LogReader(store.directory(sandbox_id) / "container.log") as reader:
         lines = list(reader.lines())
         if args.tail != "all":

@@ -43,11 +43,12 @@ def execute(args: argparse.Namespace) -> int:
                 f"{output.age(record.created_at)} ago",
                 status(record),
                 ports(record),
+                manager(record),
                 record.name,
             )
             for record in records
         ]
-        output.table(("CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS", "NAME"), rows)
+        output.table(("CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS", "MANAGER", "NAME"), rows)
     return 0
 
 
@@ -70,11 +71,18 @@ def ports(record: Record) -> str:
     )
 
 
+def manager(record: Record) -> str:
+    """Whose sandbox it is: `kata`, or `containerd/k8s.io` with the manager's own namespace."""
+    return f"{record.manager}/{record.namespace}" if record.namespace else record.manager
+
+
 def summary(record: Record) -> dict[str, object]:
     """What `--json` prints; keys stay as they are."""
     return {
         "id": record.sandbox.id,
         "name": record.name,
+        "manager": record.manager,
+        "namespace": record.namespace,
         "image": record.image,
         "command": record.command,
         "status": record.status,

@@ -22,7 +22,7 @@ def execute(args: argparse.Namespace) -> int:
     from kata.ctl.each import for_each
     from kata.sandbox.errors import SandboxError
     from kata.sandbox.store import Store
-    from kata.supervisor.client import Control
+    from kata.supervisor.client import Control, require_own
 
     if not args.time.isdigit():
         raise UsageError(f"-t {args.time!r} is not a number of seconds")
@@ -30,6 +30,7 @@ def execute(args: argparse.Namespace) -> int:
 
     def stop(wanted: str) -> None:
         record = store.find(wanted)
+        require_own(record)
         if record.status == "stopped":
             return
         try:

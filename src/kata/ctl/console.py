@@ -1,0 +1,171 @@
+"""Both ways of using a guest's debug console: as a terminal, and for a script whose output and exit code count.
+
+The console is nothing but bytes to and from a shell on a terminal of the guest. Over virtio-serial it is one line for
+one client, and a shell that the last client left behind takes a second to go; what is typed meanwhile is lost. So a
+script first asks until it is answered.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import select
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from kata.ctl.attach import raw_terminal, terminal_size
+from kata.protocol.transport import dial
+from kata.sandbox.errors import GuestError
+
+if TYPE_CHECKING:
+    from typing import BinaryIO
+
+    from kata.protocol.connection import Connection
+
+DIAL_TIMEOUT = 10.0
+ANSWER_TIMEOUT, ASK_AGAIN = 60.0, 3.0
+"""Seconds until a shell must have answered, and after which it is asked once more."""
+DETACH = b"\x1d"
+"""Ctrl-], as telnet and virsh have it."""
+CHUNK = 65536
+PIECE = 400
+"""Characters of a line that is typed for a script: shells take about a thousand."""
+NO_SHELL = b"kata-agent: this guest image has no shell"
+
+
+def connect(url: str) -> Connection:
+    """The connection to a console. Raises GuestError."""
+    try:
+        return dial(url, DIAL_TIMEOUT)
+    except (OSError, ValueError) as error:
+        raise GuestError(f"the debug console cannot be reached: {error}", hint="kata ps shows what runs") from error
+
+
+def interact(connection: Connection) -> int:
+    """Our terminal is the shell's until the key that leaves it, or the end of either."""
+    print("kata: Ctrl-] leaves the console", file=sys.stderr)
+    rows, columns = terminal_size()
+    with raw_terminal():
+        # Nothing but bytes gets through, so the shell is told the size the way a person would.
+        connection.write(f" stty rows {rows} columns {columns}\r".encode(), time.monotonic() + DIAL_TIMEOUT)
+        relay(connection, 0, 1)
+    print(file=sys.stderr)
+    return 0
+
+
+def relay(connection: Connection, source: int, sink: int) -> None:
+    """Bytes both ways until DETACH is typed, or either side ends."""
+    poll = select.poll()
+    poll.register(source, select.POLLIN)
+    poll.register(connection.fileno(), select.POLLIN)
+    while True:
+        ready = dict(poll.poll())
+        if connection.fileno() in ready:
+            data = connection.read(CHUNK)
+            if not data:
+                return
+            _write_all(sink, data)
+        if source in ready:
+            typed, leave, _ = os.read(source, CHUNK).partition(DETACH)
+            if typed:
+                connection.write(typed)
+            if leave or not typed:
+                return
+
+
+def run(connection: Connection, script: str, output: BinaryIO, *, answer_timeout: float = ANSWER_TIMEOUT) -> int:
+    """Run a shell script; its output goes to `output` as it comes, both streams as one. Its exit code.
+
+    Raises GuestError when no shell answers, or the console ends before the script.
+    """
+    shell = Shell(connection)
+    shell.greet(time.monotonic() + answer_timeout)
+    token = secrets.token_hex(8)
+    for line in typed(script, token):
+        connection.write(line.encode() + b"\r")
+    shell.until(re.compile(rb"<%s>\r*\n" % token.encode()), None)
+    end = re.compile(rb"\r*\n<%s:([0-9]{1,3})>" % token.encode())
+    match = shell.until(end, output, keep=len(token) + 12)
+    return int(match[1]) & 0xFF
+
+
+def typed(script: str, token: str) -> list[str]:
+    """The lines that make a shell run `script` between two marks: `<token>`, and `<token:exit code>`.
+
+    The marks are typed in two parts, since the terminal shows what is typed. Whatever a shell or a terminal would take
+    for a key is typed as an octal number.
+    """
+    safe = "".join(
+        char if " " <= char <= "~" and char not in "\\'!" else "".join(f"\\0{byte:03o}" for byte in char.encode())
+        for char in script
+    )
+    pieces = [safe[begin : begin + PIECE] for begin in range(0, len(safe), PIECE)]
+    begin, end = f"'<{token[:4]}''{token[4:]}>'", f"'<{token[:4]}''{token[4:]}:%d>'"
+    return [
+        " k=",
+        *(f" k=\"$k\"'{piece}'" for piece in pieces),
+        f" printf '\\n'{begin}'\\n'; (eval \"$(printf %b \"$k\")\") </dev/null 2>&1; printf '\\n'{end}'\\n' $?",
+    ]
+
+
+class Shell:
+    """The far end of a console: what it has said and nobody has looked at yet."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._said = b""
+
+    def greet(self, deadline: float) -> None:
+        """Ask until a shell answers. Raises GuestError."""
+        asked = 0
+        while time.monotonic() < deadline:
+            asked += 1
+            token = secrets.token_hex(4)
+            self._connection.write(f" stty -echo; echo '<{token[:2]}''{token[2:]}>'\r".encode(), deadline)
+            found = self._wait(re.compile(rb"<%s>\r*\n" % token.encode()), time.monotonic() + ASK_AGAIN)
+            if found is not None:
+                return
+            if NO_SHELL in self._said:
+                raise GuestError("the guest image has no shell", hint="kata osbuilder image --debug makes one that has")
+        raise GuestError(
+            f"no shell answered at the debug console ({asked} questions)", hint="is another client connected to it?"
+        )
+
+    def until(self, mark: re.Pattern[bytes], output: BinaryIO | None, keep: int = 0) -> re.Match[bytes]:
+        """Read up to a mark; what comes before it goes to `output`, all but the last `keep` bytes at once."""
+        while True:
+            match = mark.search(self._said)
+            ready = match.start() if match else max(0, len(self._said) - keep) if output else 0
+            if match is None and self._said[ready - 1 : ready] == b"\r":
+                ready -= 1  # its line end may be still to come
+            if output and ready:
+                output.write(self._said[:ready].replace(b"\r\n", b"\n"))
+                output.flush()
+                self._said = self._said[ready:]
+            if match:
+                self._said = self._said[match.end() - (ready if output else 0) :]
+                return match
+            self._read()
+
+    def _wait(self, mark: re.Pattern[bytes], deadline: float) -> re.Match[bytes] | None:
+        while (match := mark.search(self._said)) is None:
+            left = deadline - time.monotonic()
+            if left <= 0 or not select.select([self._connection], [], [], left)[0]:
+                return None
+            self._read()
+        self._said = self._said[match.end() :]
+        return match
+
+    def _read(self) -> None:
+        data = self._connection.read(CHUNK)
+        if not data:
+            raise GuestError("the debug console ended", hint="kata ps -a shows whether the sandbox runs")
+        self._said += data
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
