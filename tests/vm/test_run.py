@@ -181,6 +181,9 @@ def test_a_web_server_answers_on_a_published_port(tmp_path: Path) -> None:
     assert fetch(f"http://127.0.0.1:{port}/index.html") == b"hello from the guest"
     [sandbox] = ps()
     assert sandbox["ports"] == [f"127.0.0.1:{port}:80/tcp"]
+    metrics = kata("metrics", "web", check=True).stdout
+    assert b"kata_hypervisor_threads " in metrics and b"kata_agent_threads " in metrics
+    assert b"has no debug console" in kata("console", "web", "--", "true").stderr
     kata("stop", "-t", "1", "web", check=True)
     [sandbox] = ps("-a")
     assert sandbox["status"] == "stopped"

@@ -1,0 +1,168 @@
+"""A sandbox is lost under a pod's tasks: every task's end is told, and nothing of the sandbox stays."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+
+import pytest
+from google.protobuf.message import Message
+
+from kata.log import Logger
+from kata.protocol.generated.host import events_pb2, task_pb2
+from kata.sandbox.container import Container
+from kata.sandbox.errors import GuestError
+from kata.sandbox.process import ProcessState
+from kata.sandbox.store import Store
+from kata.shim import pod as module
+from kata.shim.configure import Configured
+from kata.shim.pod import Pod
+from tests.unit.sandbox.records import record
+
+CRI = "io.kubernetes.cri."
+
+
+class Agent:
+    """Of a guest in which processes run until it is gone; everything fails then."""
+
+    def __init__(self) -> None:
+        self.gone = threading.Event()
+
+    def wait_process(self, container_id: str, exec_id: str) -> int:
+        self.gone.wait(60)
+        raise GuestError("the connection broke")
+
+    def oom_event(self) -> str:
+        self.gone.wait(60)
+        raise GuestError("the connection broke")
+
+    def start_container(self, container_id: str) -> None:
+        assert not self.gone.is_set()
+
+    def signal_process(self, container_id: str, exec_id: str, signal: int) -> None:
+        raise GuestError("the connection broke")
+
+    def read_output(self, container_id: str, exec_id: str, *, stderr: bool, size: int) -> bytes:
+        return b""
+
+    def close_stdin(self, container_id: str, exec_id: str) -> None:
+        raise GuestError("no matter")
+
+    def metrics(self) -> str:
+        return ""
+
+
+class Sandbox:
+    """Its VMM ends when `ended` is set."""
+
+    made: list[Sandbox] = []
+
+    def __init__(self, config: object, log: Logger, observe: object) -> None:
+        self.config = record("lost").sandbox
+        self.agent = Agent()
+        self.ended = threading.Event()
+        self.stops: list[bool] = []
+        self.accelerator, self.agent_url, self.console_url = "tcg", "unix:///x", "unix:///y"
+        self.pids: list[int] = []
+        self.processes: dict[str, int] = {}
+        self.containers: list[Container] = []
+        self.made.append(self)
+
+    def start(self) -> None:
+        pass
+
+    def create_container(self, config: object) -> Container:
+        self.containers.append(Container(self.agent, config.id, terminal=False))  # type: ignore[arg-type, attr-defined]
+        return self.containers[-1]
+
+    def remove_container(self, container_id: str) -> None:
+        pass
+
+    def wait_end(self, timeout: float | None) -> bool:
+        return self.ended.wait(timeout)
+
+    def stop(self, *, graceful: bool = True) -> None:
+        self.stops.append(graceful)
+        self.ended.set()
+        self.agent.gone.set()
+
+
+class Publisher:
+    """Keeps events."""
+
+    def __init__(self) -> None:
+        self.events: list[Message] = []
+        self.changed = threading.Condition()
+
+    def publish(self, event: Message) -> None:
+        with self.changed:
+            self.events.append(event)
+            self.changed.notify_all()
+
+    def exits(self, count: int) -> dict[str, int]:
+        """Exit codes by container, once there are so many."""
+
+        def found() -> list[events_pb2.TaskExit]:
+            return [event for event in self.events if isinstance(event, events_pb2.TaskExit)]
+
+        with self.changed:
+            assert self.changed.wait_for(lambda: len(found()) >= count, 30)
+            return {event.container_id: event.exit_status for event in found()}
+
+
+@pytest.fixture
+def publisher() -> Publisher:
+    return Publisher()
+
+
+@pytest.fixture
+def pod(tmp_path: Path, publisher: Publisher, monkeypatch: pytest.MonkeyPatch) -> Pod:
+    from kata import config
+
+    monkeypatch.setenv("KATA_STATE_DIR", str(tmp_path))
+    monkeypatch.setattr(module, "Sandbox", Sandbox)
+    monkeypatch.setattr(module, "mount_rootfs", lambda bundle, mounts: bundle)
+    monkeypatch.setattr(module, "unmount_rootfs", lambda bundle: None)
+    loaded = config.load()
+    monkeypatch.setattr(module, "configure", lambda *_: Configured(loaded, record("lost").sandbox))
+    Sandbox.made.clear()
+    return Pod("default", publisher, Logger(2), Store(tmp_path / "sbs"))  # type: ignore[arg-type]
+
+
+def create(pod: Pod, folder: Path, name: str, kind: str) -> None:
+    bundle = folder / f"bundle-{name}"
+    bundle.mkdir()
+    annotations = {f"{CRI}container-type": kind, f"{CRI}sandbox-id": "lost"}
+    spec = {"process": {"args": ["x"], "cwd": "/"}, "annotations": annotations}
+    (bundle / "config.json").write_text(json.dumps(spec))
+    pod.create(task_pb2.CreateTaskRequest(id=name, bundle=str(bundle)))
+
+
+def test_every_task_ends_and_nothing_stays(pod: Pod, publisher: Publisher, tmp_path: Path) -> None:
+    create(pod, tmp_path, "lost", "sandbox")
+    create(pod, tmp_path, "app", "container")
+    create(pod, tmp_path, "unstarted", "container")
+    folder = tmp_path / "sbs" / "lost"
+    assert (tmp_path / "bundle-lost" / "monitor_address").read_text() == f"unix://{folder / 'shim-monitor.sock'}"
+    assert (folder / "shim-monitor.sock").is_socket()
+    assert Store(tmp_path / "sbs").read("lost").namespace == "default"
+    for name in ("lost", "app"):
+        pod.task(name).start()
+    Sandbox.made[0].ended.set()
+    assert publisher.exits(3) == {"lost": 137, "app": 137, "unstarted": 137}
+    assert Sandbox.made[0].stops[0] is False
+    assert not folder.exists()
+    assert pod.task("unstarted").container.init.state is ProcessState.STOPPED
+    for name in ("app", "unstarted", "lost"):
+        pod.delete(name)
+    assert pod.idle
+    deleted = [event.container_id for event in publisher.events if isinstance(event, events_pb2.TaskDelete)]
+    assert deleted == ["app", "unstarted", "lost"]
+
+
+def test_a_sandbox_that_is_taken_down_in_order_is_not_lost(pod: Pod, publisher: Publisher, tmp_path: Path) -> None:
+    create(pod, tmp_path, "lost", "sandbox")
+    pod.close()
+    assert Sandbox.made[0].stops == [True]
+    assert not (tmp_path / "sbs" / "lost").exists()
