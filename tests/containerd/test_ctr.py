@@ -58,15 +58,15 @@ def test_a_terminal_and_its_size(containerd: Containerd) -> None:
         "run", "--rm", "-t", "--runtime", RUNTIME, IMAGE, "term", "sh", stdin=theirs, stdout=theirs, stderr=theirs
     )
     os.close(theirs)
-    _expect(ours, b"# ")
+    expect(ours, b"# ")
     os.write(ours, b"tty; stty size; echo a$((1+1))b\n")
-    said = _expect(ours, b"a2b")
+    said = expect(ours, b"a2b")
     assert b"/dev/pts/" in said or b"/dev/console" in said
     os.write(ours, b"sleep 100\n")
     time.sleep(1.0)
     os.write(ours, b"\x03")
     os.write(ours, b"echo st$((2*2))ll\n")
-    _expect(ours, b"st4ll")
+    expect(ours, b"st4ll")
     os.write(ours, b"exit 5\n")
     assert process.wait(60) == 5
     os.close(ours)
@@ -103,7 +103,7 @@ def test_a_volume_of_the_host(containerd: Containerd, tmp_path: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == ["file", "new"]
 
 
-def _expect(fd: int, text: bytes, timeout: float = 180.0) -> bytes:
+def expect(fd: int, text: bytes, timeout: float = 180.0) -> bytes:
     """Read a terminal until it shows `text`."""
     said, deadline = b"", time.monotonic() + timeout
     while text not in said:

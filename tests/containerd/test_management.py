@@ -6,7 +6,6 @@ import fcntl
 import json
 import os
 import pty
-import select
 import socket
 import stat
 import struct
@@ -21,7 +20,9 @@ import pytest
 from kata import paths
 from kata.osbuilder import build_image
 from kata.osbuilder.recipe import Recipe
+from kata.protocol.workers import IDLE_TIMEOUT
 from tests.containerd.conftest import left_behind
+from tests.containerd.test_ctr import expect
 from tests.helpers.cli import kata, ps, start
 from tests.helpers.containerd import RUNTIME, Containerd
 
@@ -149,13 +150,9 @@ def test_the_guests_own_shell_on_a_terminal(sandbox: Containerd) -> None:
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 33, 99, 0, 0))
     process = start("console", NAME, stdin=theirs, stdout=theirs, stderr=theirs)
     os.close(theirs)
-    said, deadline = b"", time.monotonic() + 60
-    while b"33 99" not in said:
-        assert time.monotonic() < deadline, said
-        # What is typed while the last client's shell is going is lost, so it is typed again.
-        os.write(ours, b"stty rows 33 columns 99; stty size\r")
-        while select.select([ours], [], [], 2.0)[0]:
-            said += os.read(ours, 65536)
+    expect(ours, b"stty rows 33 columns 99")
+    os.write(ours, b"stty size\r")
+    expect(ours, b"33 99")
     os.write(ours, b"\x1d")
     assert process.wait(30) == 0
     os.close(ours)
@@ -166,6 +163,12 @@ def test_env_on_this_host(sandbox: Containerd) -> None:
     assert found["Meta"]["Version"] == "1.0.27"
     assert found["Hypervisor"]["Version"].startswith("QEMU emulator version")
     assert found["Host"]["VMContainerCapable"] is True
+
+
+def test_a_sandbox_that_nobody_asks_for_anything_lives_on(sandbox: Containerd) -> None:
+    time.sleep(IDLE_TIMEOUT + 3)  # until the shim's thread that has created it has ended
+    assert sandbox.status(NAME) == "RUNNING"
+    assert sandbox.exec(NAME, "idle", "true").returncode == 0
 
 
 def test_containerd_takes_what_install_writes(tmp_path: Path) -> None:

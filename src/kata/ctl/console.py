@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 DIAL_TIMEOUT = 10.0
 ANSWER_TIMEOUT, ASK_AGAIN = 60.0, 3.0
 """Seconds until a shell must have answered, and after which it is asked once more."""
+PROMPT_TIMEOUT = 5.0
 DETACH = b"\x1d"
 """Ctrl-], as telnet and virsh have it."""
 CHUNK = 65536
@@ -48,6 +49,7 @@ def interact(connection: Connection) -> int:
     print("kata: Ctrl-] leaves the console", file=sys.stderr)
     rows, columns = terminal_size()
     with raw_terminal():
+        select.select([connection], [], [], PROMPT_TIMEOUT)  # what is typed before a shell is there is lost
         # Nothing but bytes gets through, so the shell is told the size the way a person would.
         connection.write(f" stty rows {rows} columns {columns}\r".encode(), time.monotonic() + DIAL_TIMEOUT)
         relay(connection, 0, 1)

@@ -26,6 +26,7 @@ from kata.shim.bundle import annotations_of, read_spec, write_once
 from kata.shim.configure import Configured, configure
 from kata.shim.events import timestamp
 from kata.shim.kind import BUNDLE_PATH, CONTAINER_TYPE, Kind, kind_of
+from kata.shim.owner import Owner
 from kata.shim.rootfs import mount_rootfs, unmount_rootfs
 from kata.shim.task import SIGKILL, StdioNames, Task
 
@@ -55,6 +56,7 @@ class Pod:
         rpcs: Durations | None = None,
     ) -> None:
         self._namespace = namespace
+        self._owner = Owner()
         self._rpcs = rpcs or Durations()
         self._agent_rpcs = Durations()
         self._management: ManagementServer | None = None
@@ -230,7 +232,7 @@ class Pod:
         self._record = record
         sandbox = Sandbox(config, self._log, self._agent_rpcs.observe)
         try:
-            sandbox.start()
+            self._owner.run(sandbox.start)
             record.processes = [ref for pid in sandbox.pids if (ref := process_ref(pid)) is not None]
             record.accelerator, record.status, record.started_at = sandbox.accelerator, "running", time.time()
             self._store.write(record)
@@ -258,6 +260,8 @@ class Pod:
     # Section: the end
 
     def _on_end(self, task: Task) -> None:
+        if task.container.init.error:
+            self._log.error("a task did not end by itself", container=task.id, error=task.container.init.error)
         if task.kind.makes_sandbox:
             self._take_down()
 

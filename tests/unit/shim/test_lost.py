@@ -1,4 +1,4 @@
-"""A sandbox is lost under a pod's tasks: every task's end is told, and nothing of the sandbox stays."""
+"""How long a pod's sandbox lives. One that is lost ends every task, and nothing of it stays."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Sandbox:
         self.made.append(self)
 
     def start(self) -> None:
-        pass
+        self.starter = threading.current_thread()
 
     def create_container(self, config: object) -> Container:
         self.containers.append(Container(self.agent, config.id, terminal=False))  # type: ignore[arg-type, attr-defined]
@@ -159,6 +159,28 @@ def test_every_task_ends_and_nothing_stays(pod: Pod, publisher: Publisher, tmp_p
     assert pod.idle
     deleted = [event.container_id for event in publisher.events if isinstance(event, events_pb2.TaskDelete)]
     assert deleted == ["app", "unstarted", "lost"]
+
+
+def test_a_sandbox_outlives_the_thread_that_asked_for_it(pod: Pod, tmp_path: Path) -> None:
+    caller = threading.Thread(target=create, args=(pod, tmp_path, "lost", "sandbox"))
+    caller.start()
+    caller.join(60)
+    assert Sandbox.made[0].starter is not caller
+    assert Sandbox.made[0].starter.is_alive()  # QEMU's parent-death signal follows this thread
+    pod.close()
+
+
+def test_a_sandbox_that_cannot_start_says_why_and_leaves_nothing(
+    pod: Pod, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: Sandbox) -> None:
+        raise GuestError("it does not boot")
+
+    monkeypatch.setattr(Sandbox, "start", fail)
+    with pytest.raises(GuestError, match="does not boot"):
+        create(pod, tmp_path, "lost", "sandbox")
+    assert pod.idle
+    assert not (tmp_path / "sbs" / "lost").exists()
 
 
 def test_a_sandbox_that_is_taken_down_in_order_is_not_lost(pod: Pod, publisher: Publisher, tmp_path: Path) -> None:
