@@ -46,7 +46,12 @@ def ps(*words: str) -> list[dict[str, Any]]:
 
 def vmm_pids() -> list[int]:
     """Every QEMU whose command line names a sandbox of ours."""
-    return sorted(pid for pid, line in _command_lines() if "qemu-system" in line and "sandbox-" in line)
+    return sorted(pid for pid, line in _command_lines() if "qemu-system" in line and _is_ours(line))
+
+
+def daemon_pids() -> list[int]:
+    """Every virtiofsd that serves a sandbox of ours."""
+    return sorted(pid for pid, line in _command_lines() if "virtiofsd" in line and _is_ours(line))
 
 
 def leftovers() -> list[str]:
@@ -61,7 +66,10 @@ def leftovers() -> list[str]:
 
 
 def _is_ours(line: str) -> bool:
-    return ("qemu-system" in line and "sandbox-" in line) or "virtiofsd" in line
+    """Whether it serves a sandbox of this checkout: QEMU is told of our kernel, virtiofsd of the sandbox's folder."""
+    if "qemu-system" in line:
+        return "sandbox-" in line and os.fspath(paths.assets_dir()) in line
+    return "virtiofsd" in line and os.fspath(paths.vm_dir()) in line
 
 
 def _command_lines() -> list[tuple[int, str]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import importlib
 import os
 import sys
@@ -12,7 +11,7 @@ from types import ModuleType
 from typing import NoReturn
 
 from kata.ctl.errors import EXIT_FAILED, EXIT_RUN_FAILED, EXIT_USAGE, exit_code, show
-from kata.errors import KataError
+from kata.errors import KataError, unexpected
 from kata.version import __version__
 
 COMMANDS = (
@@ -115,20 +114,8 @@ def _execute(args: argparse.Namespace) -> int:
     except Exception as error:
         if os.environ.get("KATA_TRACEBACK"):
             raise
-        show(_unexpected(error))
+        show(unexpected(error))
         return EXIT_RUN_FAILED if container_command else EXIT_FAILED
-
-
-def _unexpected(error: Exception) -> KataError:
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return KataError("the disk is full", hint="kata check shows how much room there is, and where")
-    if isinstance(error, OSError):
-        where = f" ({error.filename})" if error.filename else ""
-        return KataError(f"the system refused: {error.strerror or error}{where}", hint="KATA_TRACEBACK=1 shows where")
-    return KataError(
-        f"an unexpected fault: {type(error).__name__}: {error}",
-        hint="please report it, with what KATA_TRACEBACK=1 shows",
-    )
 
 
 def _load(name: str) -> ModuleType:

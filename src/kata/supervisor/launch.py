@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NoReturn
 
-from kata.errors import KataError
+from kata.errors import KataError, unexpected
 from kata.sandbox import errors
 from kata.sandbox.errors import SandboxError
 
@@ -136,6 +136,8 @@ def _become_supervisor(store: Store, record: Record, stdio: StdioPaths, lock: in
         from kata.supervisor.supervise import supervise
 
         status = supervise(store, record, stdio, report)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the command that waits has to hear of it
+        os.write(report, json.dumps(report_error(unexpected(error))).encode() + b"\n")
     finally:
         os._exit(status)
 

@@ -7,6 +7,7 @@ rest (`sandbox.reconcile`).
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -15,11 +16,11 @@ import time
 import traceback
 from typing import TYPE_CHECKING
 
-from kata.errors import KataError
+from kata.errors import KataError, unexpected
 from kata.log import Logger
 from kata.protocol.server import Server
 from kata.protocol.transport import listen
-from kata.sandbox.errors import ConflictError
+from kata.sandbox.errors import ConflictError, GuestError
 from kata.sandbox.process import LOST_EXIT_CODE
 from kata.sandbox.reconcile import remove_vm_directory
 from kata.sandbox.sandbox import Sandbox
@@ -53,7 +54,7 @@ def supervise(store: Store, record: Record, stdio: StdioPaths, report: int) -> i
     except BaseException as error:  # noqa: BLE001 - whatever it is, the sandbox comes down and it is reported
         sandbox.stop(graceful=False)
         remove_vm_directory(record.sandbox.id)  # an interruption may have come between a thing and its undoing
-        failure = _failure(error)
+        failure = _failure(error) if not sandbox.failure else GuestError(sandbox.failure)
         log.error("start failed", error=failure.what, detail=failure.detail)
         _finish(store, record, 125, failure.what)
         _report(report, report_error(failure))
@@ -63,10 +64,11 @@ def supervise(store: Store, record: Record, stdio: StdioPaths, report: int) -> i
         threading.Thread(target=server.serve, args=(listener,), name="kata-control", daemon=True).start()
         _report(report, {"status": "running"})
         ended.wait()
+        why = sandbox.explain(container.init.error)
         _end(sandbox, container, log)
-        _finish(store, record, container.init.exit_code, container.init.error)
+        _finish(store, record, container.init.exit_code, why)
         service.recorded.set()
-        _report(report, report_end(container.init.exit_code or 0, container.init.error))
+        _report(report, report_end(container.init.exit_code or 0, why))
         service.drain(TELL_TIMEOUT)
     return 0
 
@@ -132,8 +134,6 @@ def _failure(error: BaseException) -> KataError:
         return error
     if isinstance(error, _InterruptedStart):
         return ConflictError("the start was interrupted")
-    traceback.print_exception(error)
-    return KataError(
-        f"an unexpected fault: {type(error).__name__}: {error}",
-        hint="please report it with the sandbox's runtime.log",
-    )
+    with contextlib.suppress(OSError):  # the log's disk may be what is full
+        traceback.print_exception(error)
+    return unexpected(error)
