@@ -51,6 +51,8 @@ def check_ports(ports: Sequence[PublishedPort]) -> None:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((port.host_address, port.host_port))
+                if port.protocol == "tcp":  # two that only bind would share it
+                    probe.listen(1)
             except OSError as error:
                 raise _port_error(port, error) from None
 

@@ -32,10 +32,11 @@ def test_an_address_that_is_not_ours() -> None:
         check_ports([port])
 
 
-def test_the_same_port_twice() -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
+@pytest.mark.parametrize(("protocol", "kind"), [("tcp", socket.SOCK_STREAM), ("udp", socket.SOCK_DGRAM)])
+def test_the_same_port_twice(protocol: str, kind: int) -> None:
+    with socket.socket(socket.AF_INET, kind) as free:
         free.bind(("127.0.0.1", 0))
         number = free.getsockname()[1]
-    port = PublishedPort(host_port=number, guest_port=80, protocol="udp")
+    port = PublishedPort(host_port=number, guest_port=80, protocol="udp" if protocol == "udp" else "tcp")
     with pytest.raises(ConflictError, match="it is taken"):
         check_ports([port, port])

@@ -81,13 +81,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="how long the guest may take to answer",
     )
     add("image", metavar="IMAGE", help="what to run")
-    # Not required, or argparse would ask for it together with a missing IMAGE.
     add(
         "command",
         metavar="COMMAND",
         nargs=argparse.REMAINDER,
         help="program and arguments (default: the image's)",
-    ).required = False
+    ).required = False  # or argparse would ask for it together with a missing IMAGE
 
 
 def execute(args: argparse.Namespace) -> int:
