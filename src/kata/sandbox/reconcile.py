@@ -39,10 +39,17 @@ def remove_leftovers(store: Store, sandbox_id: str) -> None:
             for reference in record.processes:
                 kill(reference)
             _clean_network(record)
-        _remove_vm_directory(sandbox_id)
+        remove_vm_directory(sandbox_id)
         store.remove(sandbox_id)
     finally:
         os.close(lock)
+
+
+def remove_vm_directory(sandbox_id: str) -> None:
+    """Remove the VMM's folder, then release the user id that was claimed in its name. Idempotent."""
+    directory = paths.vm_dir() / sandbox_id
+    shutil.rmtree(directory, ignore_errors=True)
+    release_identities(os.fspath(directory))
 
 
 def kill(reference: ProcessRef) -> None:
@@ -82,7 +89,7 @@ def _bury(store: Store, record: Record) -> None:
     for reference in record.processes:
         kill(reference)
     _clean_network(record)
-    _remove_vm_directory(record.sandbox.id)
+    remove_vm_directory(record.sandbox.id)
     if record.auto_remove:
         store.remove(record.sandbox.id)
         return
@@ -90,13 +97,6 @@ def _bury(store: Store, record: Record) -> None:
     record.finished_at = time.time()
     record.error = "the process that held the sandbox was killed"
     store.write(record)
-
-
-def _remove_vm_directory(sandbox_id: str) -> None:
-    """The VMM's folder, then the user id that was claimed in its name."""
-    directory = paths.vm_dir() / sandbox_id
-    shutil.rmtree(directory, ignore_errors=True)
-    release_identities(os.fspath(directory))
 
 
 def _clean_network(record: Record) -> None:
