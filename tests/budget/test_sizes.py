@@ -10,7 +10,8 @@ from kata.osbuilder.assets import IMAGE, INITRD, KERNEL, ensure_assets
 from kata.osbuilder.recipe import Recipe, encode
 
 LIMITS = {IMAGE: 7_500_000, INITRD: 2_500_000}
-"""Bytes. With Debian's kernel (12.1 MB) the image stays under 20 MB. What is above today's size is room for growth of the agent and of Debian's packages."""
+"""Bytes. With Debian's kernel (12.1 MB) the image stays under 20 MB. What is above today's size is room for growth of
+the agent and of Debian's packages."""
 
 
 @pytest.fixture(scope="module")
