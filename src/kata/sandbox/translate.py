@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from kata.oci.spec import Hooks, Linux, LinuxNamespace, LinuxResources, Mount, Spec
     from kata.sandbox.volumes import MountUpdate
 
-OWN_NAMESPACES = ("network", "cgroup", "time")
-"""The VM is the pod's network; the guest's cgroups and clock are the container's already."""
+GUESTS_OWN = ("network", "time", "pid")
+"""The VM is the pod's network, the guest's clock is the container's, and which processes it sees the agent knows."""
 
 BLOCK_DEVICE_LIMITS = ("blockIO", "network")
 """These name devices and traffic classes of the host, and there they are enforced."""
@@ -72,9 +72,10 @@ def _linux(linux: Linux) -> Linux:
 
 
 def _namespaces(asked: Sequence[LinuxNamespace]) -> list[LinuxNamespace]:
-    """Paths are the host's; which of the guest's namespaces are shared, the agent knows."""
-    dropped = (*OWN_NAMESPACES, "pid")
-    return [{"type": entry["type"]} for entry in asked if entry["type"] not in dropped]
+    """Paths are the host's. A cgroup namespace is always there: engines of cgroup v1 hosts do not ask for one, and
+    without it a container would see the guest's whole hierarchy."""
+    kinds = [entry["type"] for entry in asked if entry["type"] not in GUESTS_OWN]
+    return [{"type": kind} for kind in dict.fromkeys((*kinds, "cgroup"))]
 
 
 def _hooks(hooks: Hooks) -> Hooks:

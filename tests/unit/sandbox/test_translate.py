@@ -111,7 +111,8 @@ def test_the_whole_of_it() -> None:
     assert made["annotations"] == {"a": "b", "kind": "single"}
     assert made["hooks"] == {"startContainer": [{"path": "/inside"}]}
     linux = made["linux"]
-    assert linux["namespaces"] == [{"type": "ipc"}, {"type": "mount"}]
+    assert linux["namespaces"] == [{"type": "ipc"}, {"type": "mount"}, {"type": "cgroup"}]
+    assert for_guest({}, Translation("/r"))["linux"]["namespaces"] == [{"type": "cgroup"}]
     assert "mountLabel" not in linux
     assert linux["resources"] == {
         "devices": [{"allow": False, "access": "rwm"}],
