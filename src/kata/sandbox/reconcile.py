@@ -17,6 +17,7 @@ from kata.hypervisor.identity import release_identities
 from kata.sandbox.errors import SandboxError
 from kata.sandbox.process import LOST_EXIT_CODE
 from kata.sandbox.store import ProcessRef, Record, Store, process_ref
+from kata.storage.directvolumes import unmark_all
 
 KILL_TIMEOUT = 5.0
 
@@ -86,10 +87,11 @@ def _bury(store: Store, record: Record) -> None:
 
 
 def _remove_vm_directory(sandbox_id: str) -> None:
-    """The VMM's folder, then the user id that was claimed in its name."""
+    """The VMM's folder, the user id that was claimed in its name, and its marks on direct volumes."""
     directory = paths.vm_dir() / sandbox_id
     shutil.rmtree(directory, ignore_errors=True)
     release_identities(os.fspath(directory))
+    unmark_all(sandbox_id)
 
 
 def _processes(store: Store, sandbox_id: str) -> list[ProcessRef]:

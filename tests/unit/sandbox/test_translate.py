@@ -18,7 +18,11 @@ from kata.sandbox.config import ContainerConfig, SharedRootfs
 from kata.sandbox.containerplan import plan_container
 from kata.sandbox.errors import ConfigError
 from kata.sandbox.translate import Translation, for_guest, resources_for_guest, wants_sandbox_pids
-from kata.sandbox.volumes import SANDBOX_SHM, SHARE_MOUNT, plan_mounts, share_name
+from kata.sandbox.updates import SANDBOX_SHM, SHARE_MOUNT, Facilities
+from kata.sandbox.volumes import plan_mounts, share_name
+
+
+SHM, NO_SHM = Facilities(share=True, shm=True), Facilities(share=True, shm=False)
 
 
 def bind(source: object, destination: str, *options: str) -> Mount:
@@ -26,7 +30,7 @@ def bind(source: object, destination: str, *options: str) -> Mount:
 
 
 def test_a_directory_of_the_host_is_shared(tmp_path: Path) -> None:
-    [update] = plan_mounts("box", [bind(tmp_path, "/data/", "ro")], shm=False)
+    [update] = plan_mounts("box", [bind(tmp_path, "/data/", "ro")], NO_SHM)
     name = share_name("box", "/data/")
     assert update.share is not None
     assert update.share == (name, str(tmp_path), True)
@@ -46,31 +50,31 @@ def test_a_directory_of_the_host_is_shared(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_the_guests_own_stays_as_it_is(mount: Mount) -> None:
-    assert plan_mounts("box", [mount], shm=True) == []
+    assert plan_mounts("box", [mount], SHM) == []
 
 
 def test_shared_memory_is_the_sandboxs_or_the_containers_own() -> None:
     mount = bind("/run/pod/shm", "/dev/shm")
-    [shared] = plan_mounts("box", [mount], shm=True)
-    [own] = plan_mounts("box", [mount], shm=False)
+    [shared] = plan_mounts("box", [mount], SHM)
+    [own] = plan_mounts("box", [mount], NO_SHM)
     assert shared.mount and shared.mount["source"] == SANDBOX_SHM and shared.share is None
     assert own.mount and own.mount["type"] == "tmpfs" and "size=67108864" in own.mount["options"]
     plain = {"destination": "/dev/shm", "type": "tmpfs", "source": "shm"}
-    assert plan_mounts("box", [cast(Mount, plain)], shm=True) == []
+    assert plan_mounts("box", [cast(Mount, plain)], SHM) == []
 
 
 def test_a_socket_of_the_host_is_left_out_and_said(tmp_path: Path) -> None:
     path = tmp_path / "s"
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind(str(path))
-        [update] = plan_mounts("box", [bind(path, "/run/docker.sock")], shm=False)
+        [update] = plan_mounts("box", [bind(path, "/run/docker.sock")], NO_SHM)
     assert update.mount is None and update.share is None
     assert "/run/docker.sock is left out" in update.warning
 
 
 def test_a_missing_source_is_an_error_that_names_it() -> None:
     with pytest.raises(ConfigError, match=r"'/no/such/place' of /data"):
-        plan_mounts("box", [bind("/no/such/place", "/data")], shm=False)
+        plan_mounts("box", [bind("/no/such/place", "/data")], NO_SHM)
 
 
 def spec() -> Spec:
@@ -131,7 +135,7 @@ def test_a_plan_has_the_root_file_system_first(tmp_path: Path) -> None:
     config = ContainerConfig(
         id="box", spec=cast("dict[str, object]", given_spec), rootfs=SharedRootfs(str(tmp_path / "rootfs"))
     )
-    plan = plan_container(config, lambda serial: ("blk", serial), shm=True)
+    plan = plan_container(config, SHM)
     assert [share.name for share in plan.shares] == ["box/rootfs", share_name("box", "/etc/hosts")]
     assert plan.spec["root"]["path"] == f"{SHARE_MOUNT}/box/rootfs"
     assert plan.sandbox_pids and plan.storages == [] and plan.warnings == []
