@@ -25,6 +25,7 @@ COMMANDS = (
     "image",
     "check",
     "config",
+    "direct-volume",
     "demo",
     "setup",
     "osbuilder",
@@ -121,7 +122,7 @@ def _unexpected(error: Exception) -> KataError:
 
 
 def _load(name: str) -> ModuleType:
-    return importlib.import_module(f"kata.ctl.commands.{name}")
+    return importlib.import_module(f"kata.ctl.commands.{name.replace('-', '_')}")
 
 
 if __name__ == "__main__":

@@ -62,12 +62,19 @@ def direct(container_id: str, position: int, mount: Mount, has: Facilities) -> l
 
 
 def node(container_id: str, position: int, mount: Mount, has: Facilities) -> list[MountUpdate]:
-    """The device itself at the mount's destination: a node in the container, and no mount. Raises ConfigError."""
+    """The device itself at the mount's destination. Raises ConfigError.
+
+    Below /dev it is a node like others. Elsewhere the container's root may be unable to hold nodes (a share is), so
+    the guest's node is bound there, and a node in /dev is what its cgroup's rule belongs to.
+    """
     info = os.stat(mount["source"])
     major, minor = os.major(info.st_rdev), os.minor(info.st_rdev)
     readonly = any(word in mount.get("options", []) for word in READ_ONLY) or is_readonly(major, minor)
+    plug = plug_of(mount["source"], readonly=readonly)
+    path = os.path.normpath(mount["destination"])
+    bound = not path.startswith("/dev/")
     device: LinuxDevice = {
-        "path": mount["destination"],
+        "path": f"/dev/{plug.serial}" if bound else path,
         "type": "b",
         "major": major,
         "minor": minor,
@@ -75,7 +82,11 @@ def node(container_id: str, position: int, mount: Mount, has: Facilities) -> lis
         "uid": info.st_uid,
         "gid": info.st_gid,
     }
-    return [MountUpdate(position, None, plug=plug_of(mount["source"], readonly=readonly), device=device)]
+    if not bound:
+        return [MountUpdate(position, None, plug=plug, device=device)]
+    place = f"{STORAGE}/{plug.serial}"
+    storage = agent_pb2.Storage(driver=PLUGGED, source=plug.serial, fstype="bind", options=["bind"], mount_point=place)
+    return [MountUpdate(position, {**mount, "source": place}, storage=storage, plug=plug, device=device)]
 
 
 def _storage(volume: DirectVolume, place: str, *, readonly: bool) -> agent_pb2.Storage:

@@ -21,7 +21,6 @@ from kata.sandbox.translate import Translation, for_guest, resources_for_guest, 
 from kata.sandbox.updates import SANDBOX_SHM, SHARE_MOUNT, Facilities
 from kata.sandbox.volumes import plan_mounts, share_name
 
-
 SHM, NO_SHM = Facilities(share=True, shm=True), Facilities(share=True, shm=False)
 
 
