@@ -135,7 +135,7 @@ def test_a_snapshot_that_is_a_disk_is_written_to(sandbox: Sandbox, tmp_path: Pat
 
 def test_a_failed_container_leaves_no_disk(sandbox: Sandbox, image: str, tmp_path: Path) -> None:
     disk, published = ext4(tmp_path / "disk.img"), str(tmp_path / "published")
-    record = {"volume-type": "block", "device": str(disk), "fstype": "xfs"}  # it is ext4
+    record = {"volume-type": "block", "device": str(disk), "fstype": "erofs"}  # it is ext4
     directvolumes.add(published, json.dumps(record).encode())
     mount: Mount = {"destination": "/data", "type": "bind", "source": published, "options": ["rbind"]}
     with pytest.raises(KataError, match="mount"):

@@ -17,6 +17,7 @@ import fcntl
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -92,7 +93,8 @@ class SnapshotCache:
                 self._path(key).unlink()
                 return None
             fcntl.flock(fd, fcntl.LOCK_SH)  # nobody has it exclusively without the lock above
-            os.utime(fd)
+            now = time.time_ns()  # finer than what the kernel would write, which is the same for many
+            os.utime(fd, ns=(now, now))
             return fd
 
     def _add(self, key: str, tree: str) -> int:
