@@ -24,6 +24,7 @@ COMMANDS = (
     "image",
     "check",
     "config",
+    "direct-volume",
     "demo",
     "setup",
     "osbuilder",
@@ -120,7 +121,7 @@ def _execute(args: argparse.Namespace) -> int:
 
 
 def _load(name: str) -> ModuleType:
-    return importlib.import_module(f"kata.ctl.commands.{name}")
+    return importlib.import_module(f"kata.ctl.commands.{name.replace('-', '_')}")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,9 @@ DiskDriver = Literal["blk", "scsi", "nvdimm"]
 
 
 class Disk(msgspec.Struct, frozen=True):
-    """A raw block image. The guest sees disks in the order of `MachineSpec.disks`, the guest image first.
+    """A raw image, or a block device of the host.
+
+    The guest sees disks in the order of `MachineSpec.disks`, the guest image first.
 
     `serial` (20 bytes at most, VIRTIO 1.2 section 5.2.4) is how the guest tells disks apart, and how its machine
     names it; persistent memory has none that the guest can see. Its size is a multiple of 2 MiB.
@@ -169,6 +171,12 @@ class Machine(Protocol):
         """Take away a disk that was added, which the guest must have let go of. Returns when it is gone.
 
         Raises HypervisorError; when the guest does not let go in time the disk stays, and may be removed later.
+        """
+
+    def resize_disk(self, serial: str, size: int) -> None:
+        """Tell the guest that an added disk has `size` bytes now; a file that is smaller grows to it.
+
+        Never smaller than it is: the caller sees to that. Raises HypervisorError.
         """
 
     def wait(self, timeout: float | None = None) -> int | None:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from kata.oci.spec import LinuxResources, Process, Spec
+    from kata.protocol.generated import csi_pb2
 
 AGENT = "grpc.AgentService"
 DEFAULT_TIMEOUT = 60.0
@@ -74,13 +75,20 @@ class AgentClient:
             pass
 
     def create_container(
-        self, container_id: str, spec: Spec, storages: Sequence[agent_pb2.Storage], *, sandbox_pids: bool = False
+        self,
+        container_id: str,
+        spec: Spec,
+        storages: Sequence[agent_pb2.Storage],
+        devices: Sequence[agent_pb2.Device] = (),
+        *,
+        sandbox_pids: bool = False,
     ) -> None:
         """Create the container; its process waits for `start_container`."""
         request = agent_pb2.CreateContainerRequest(
             container_id=container_id,
             exec_id=container_id,
             storages=storages,
+            devices=devices,
             sandbox_pidns=sandbox_pids,
             OCI=convert.spec_to_proto(spec),
         )
@@ -163,6 +171,19 @@ class AgentClient:
         """What the container uses, as the guest counts it."""
         request = agent_pb2.StatsContainerRequest(container_id=container_id)
         return cast(agent_pb2.StatsContainerResponse, self._call("StatsContainer", request))
+
+    def copy_file(self, piece: agent_pb2.CopyFileRequest) -> None:
+        """Put a piece of a file, a directory or a link into the guest."""
+        self._call("CopyFile", piece)
+
+    def volume_stats(self, guest_path: str) -> csi_pb2.VolumeStatsResponse:
+        """How full the volume is that the guest has mounted there."""
+        request = agent_pb2.VolumeStatsRequest(volume_guest_path=guest_path)
+        return cast("csi_pb2.VolumeStatsResponse", self._call("GetVolumeStats", request))
+
+    def resize_volume(self, guest_path: str, size: int) -> None:
+        """Grow the volume's file system to its disk, which has `size` bytes or more."""
+        self._call("ResizeVolume", agent_pb2.ResizeVolumeRequest(volume_guest_path=guest_path, size=size))
 
     def guest_details(self) -> agent_pb2.GuestDetailsResponse:
         """Version and abilities of the agent."""

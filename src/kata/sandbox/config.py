@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from kata.hypervisor.machine import Accelerator, Disk, MachineType, PublishedPort, Transport
+from kata.hypervisor.machine import Accelerator, Disk, DiskDriver, MachineType, PublishedPort, Transport
 
 DEFAULT_MEMORY_MIB = 256
 MINIMUM_MEMORY_MIB = 96
@@ -40,8 +40,10 @@ class SandboxConfig(msgspec.Struct, frozen=True, kw_only=True):
     """One VM. `memory_mib` is in MiB, `boot_timeout` in seconds; `dns` goes into the guest's resolv.conf.
 
     `share`: the guest sees directories of the host (virtio-fs), which its containers' volumes and shared root file
-    systems need. `root_ports` is how many devices can come while it runs; under TCG each is a tenth of a second of
-    boot. `shm_bytes`: the size of a /dev/shm that its containers share, 0 for none.
+    systems need; without it they are copied or plugged in. `block_rootfs`: a root file system that is a disk is plugged
+    in. `disk_drivers`: how disks are plugged into it, the first that has a place; `root_ports` are places for the
+    driver "blk", and under TCG each is a tenth of a second of boot. `shm_bytes`: the size of a /dev/shm that its
+    containers share, 0 for none.
     """
 
     id: str
@@ -57,6 +59,8 @@ class SandboxConfig(msgspec.Struct, frozen=True, kw_only=True):
     dns: tuple[str, ...] = ()
     disks: tuple[Disk, ...] = ()
     share: bool = False
+    block_rootfs: bool = False
+    disk_drivers: tuple[DiskDriver, ...] = ("blk",)
     root_ports: int = 0
     shm_bytes: int = 0
     kernel_params: tuple[str, ...] = ()
@@ -75,6 +79,23 @@ class SharedRootfs(msgspec.Struct, frozen=True, tag="share"):
     path: str
 
 
+class PluggedRootfs(msgspec.Struct, frozen=True, tag="plug"):
+    """A block device or image file of the host, plugged in for this container.
+
+    `layered`: it stays as it is, and what the container writes is in the guest's memory; else the container writes to
+    it unless it is `readonly`. `options` are the guest's mount options.
+    """
+
+    path: str
+    fstype: str
+    options: tuple[str, ...] = ()
+    readonly: bool = True
+    layered: bool = True
+
+
+Rootfs = DiskRootfs | SharedRootfs | PluggedRootfs
+
+
 class ContainerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """One container. `spec` is its OCI spec as config.json has it, with the host's paths.
 
@@ -83,7 +104,7 @@ class ContainerConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str
     spec: dict[str, object]
-    rootfs: DiskRootfs | SharedRootfs
+    rootfs: Rootfs
     stop_signal: int = 15
     resolv_conf: bool = False
     annotations: dict[str, str] = {}

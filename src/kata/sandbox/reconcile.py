@@ -20,6 +20,7 @@ from kata.sandbox.config import PodNetworkConfig
 from kata.sandbox.errors import SandboxError
 from kata.sandbox.process import LOST_EXIT_CODE
 from kata.sandbox.store import ProcessRef, Record, Store, process_ref
+from kata.storage.directvolumes import unmark_all
 
 KILL_TIMEOUT = 5.0
 
@@ -46,10 +47,14 @@ def remove_leftovers(store: Store, sandbox_id: str) -> None:
 
 
 def remove_vm_directory(sandbox_id: str) -> None:
-    """Remove the VMM's folder, then release the user id that was claimed in its name. Idempotent."""
+    """Remove the VMM's folder, then the user id that was claimed in its name and its marks on direct volumes.
+
+    Idempotent.
+    """
     directory = paths.vm_dir() / sandbox_id
     shutil.rmtree(directory, ignore_errors=True)
     release_identities(os.fspath(directory))
+    unmark_all(sandbox_id)
 
 
 def kill(reference: ProcessRef) -> None:

@@ -21,13 +21,18 @@ from kata.hypervisor.identity import claim_identity
 from kata.hypervisor.machine import Machine, MachineSpec, SharedDirectory, TapNic
 from kata.oci.convert import lost_fields
 from kata.sandbox import guest
+from kata.sandbox.blockvolumes import volume_place
 from kata.sandbox.config import PodNetworkConfig
 from kata.sandbox.container import Container
 from kata.sandbox.containerplan import ContainerPlan, plan_container
+from kata.sandbox.disks import Disks
 from kata.sandbox.errors import ConflictError, ExistsError, GuestError, NotFoundError
+from kata.sandbox.provide import provide
+from kata.sandbox.updates import Facilities
 
 if TYPE_CHECKING:
     from kata.log import Logger
+    from kata.protocol.generated import csi_pb2
     from kata.sandbox.agent_client import AgentClient
     from kata.sandbox.config import ContainerConfig, SandboxConfig
     from kata.sandbox.podnetwork import PodNetwork
@@ -64,6 +69,7 @@ class Sandbox:
         self._machine: Machine | None = None
         self._agent: AgentClient | None = None
         self._share: VirtiofsShare | None = None
+        self._disks: Disks | None = None
 
     def start(self) -> None:
         """Boot the VM and prepare its guest. Raises KataError; whatever was begun has then been undone."""
@@ -90,15 +96,15 @@ class Sandbox:
     def create_container(self, config: ContainerConfig) -> Container:
         """Create a container, which then waits for its start; after a failure nothing of it is left."""
         agent, machine = self._running()
+        _, disks = self._with_disks()
         if config.id in self._containers:
             raise ExistsError(f"container {config.id} exists already")
         with self._timed("create"), contextlib.ExitStack() as undo:
-            plan = plan_container(config, machine.disk_address, shm=self.config.shm_bytes > 0)
+            plan = plan_container(config, Facilities(share=self._share is not None, shm=self.config.shm_bytes > 0))
             self._warn_of_losses(config.id, plan)
-            for share in plan.shares:
-                self._shared().add(share.name, share.path, readonly=share.readonly)
-                undo.callback(self._shared().remove, share.name)
-            agent.create_container(config.id, plan.spec, plan.storages, sandbox_pids=plan.sandbox_pids)
+            provide(plan, agent, disks, self._share, undo)
+            plan = plan.with_addresses(machine.disk_address)
+            agent.create_container(config.id, plan.spec, plan.storages, plan.devices, sandbox_pids=plan.sandbox_pids)
             container = Container(agent, config.id, terminal=bool(plan.spec.get("process", {}).get("terminal")))
             with self._lock:
                 self._containers[config.id] = container
@@ -120,17 +126,29 @@ class Sandbox:
             if release is not None:
                 release.close()
 
+    def volume_stats(self, volume_path: str) -> csi_pb2.VolumeStatsResponse:
+        """How full a direct volume of this sandbox is. Raises NotFoundError, GuestError, ContainerError."""
+        agent, disks = self._with_disks()
+        disks.volume(volume_path)
+        return agent.volume_stats(volume_place(volume_path))
+
+    def resize_volume(self, volume_path: str, size: int) -> None:
+        """Grow a direct volume to `size` bytes, disk and file system. Raises KataError."""
+        agent, disks = self._with_disks()
+        disks.grow(disks.volume(volume_path), size)
+        agent.resize_volume(volume_place(volume_path), size)
+
+    def _with_disks(self) -> tuple[AgentClient, Disks]:
+        agent, _ = self._running()
+        assert self._disks is not None  # made with the machine
+        return agent, self._disks
+
     def _warn_of_losses(self, container_id: str, plan: ContainerPlan) -> None:
         lost = lost_fields(plan.spec)
         if lost:
             self._log.warn("the guest will not see a part of the spec", container=container_id, fields=" ".join(lost))
         for warning in plan.warnings:
             self._log.warn(warning, container=container_id)
-
-    def _shared(self) -> VirtiofsShare:
-        if self._share is None:
-            raise ConflictError("this sandbox shares no directories of the host with its guest")
-        return self._share
 
     def container(self, container_id: str) -> Container:
         """The container of that id. Raises NotFoundError."""
@@ -204,6 +222,8 @@ class Sandbox:
     def _boot(self, shares: tuple[SharedDirectory, ...], nics: tuple[TapNic, ...]) -> Machine:
         machine = registry.create("qemu", self._machine_spec(shares, nics))
         self._machine = machine
+        self._disks = Disks(self.config.id, machine, self.config.disk_drivers)
+        self._undo.callback(self._disks.close)
         self._undo.callback(machine.close)
         machine.boot()
         if self._share is not None:
@@ -239,6 +259,7 @@ class Sandbox:
             machine_type=config.machine_type,
             accelerator=config.accelerator,
             pcie_root_ports=config.root_ports,
+            scsi_controller="scsi" in config.disk_drivers,
             transport=config.transport,
             disks=config.disks,
             network=guest.nic(config),

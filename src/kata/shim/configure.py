@@ -13,7 +13,7 @@ from kata import paths
 from kata.config.guest import kernel_params
 from kata.osbuilder.assets import present
 from kata.protocol.generated.host import runtimeoptions_pb2
-from kata.sandbox import resources
+from kata.sandbox import resources, volumes
 from kata.sandbox.config import GuestAssets, PodNetworkConfig, SandboxConfig
 from kata.sandbox.errors import ConfigError
 from kata.shim.bundle import annotations_of
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from google.protobuf.any_pb2 import Any as AnyMessage
 
     from kata.config import Config
+    from kata.hypervisor.machine import DiskDriver
     from kata.oci.spec import Spec
     from kata.shim.kind import Kind
 
 HOSTNAME_LIMIT = 64
 """Bytes of a host name (sethostname(2))."""
-DEFAULT_SHM = 64 << 20
-ROOT_PORTS = 4
-"""Devices that can come while a pod runs; each port costs 0.1 to 0.2 s of an emulated guest's boot."""
+ROOT_PORTS, MOST_ROOT_PORTS = 2, 8
+"""Places for disks that come later: each costs a little of the boot, and SCSI takes what finds none."""
 
 
 class Configured(NamedTuple):
@@ -61,6 +61,10 @@ def sandbox_config(config: Config, kind: Kind, spec: Spec) -> SandboxConfig:
     machine_type = hypervisor.machine_type
     if machine_type not in ("q35", "microvm"):
         raise ConfigError(f"machine type {machine_type!r} cannot be run")
+    if hypervisor.shared_fs == "virtio-9p":
+        raise ConfigError(
+            "shared_fs virtio-9p cannot carry the files of containers", hint='set it to "virtio-fs" or "none"'
+        )
     return SandboxConfig(
         id=kind.sandbox_id,
         hostname=spec.get("hostname", "")[:HOSTNAME_LIMIT],
@@ -69,9 +73,11 @@ def sandbox_config(config: Config, kind: Kind, spec: Spec) -> SandboxConfig:
         memory_mib=resources.memory_mib(hypervisor.default_memory, work, hypervisor.default_maxmemory),
         machine_type="q35" if machine_type == "q35" else "microvm",
         network=pod_network(config, spec),
-        root_ports=ROOT_PORTS,
         share=hypervisor.shared_fs == "virtio-fs",
-        shm_bytes=DEFAULT_SHM,
+        block_rootfs=not hypervisor.disable_block_device_use,
+        disk_drivers=disk_drivers(config),
+        root_ports=root_ports(config),
+        shm_bytes=volumes.shm_bytes(spec.get("mounts", [])),
         kernel_params=kernel_params(config),
         boot_timeout=float(config.agent.dial_timeout),
     )
@@ -100,6 +106,21 @@ def pod_network(config: Config, spec: Spec) -> Literal["none"] | PodNetworkConfi
         rx_rate=hypervisor.rx_rate_limiter_max_rate,
         tx_rate=hypervisor.tx_rate_limiter_max_rate,
     )
+
+
+def disk_drivers(config: Config) -> tuple[DiskDriver, ...]:
+    """How disks are plugged in while the machine runs. A microvm takes none: then the error says so."""
+    if config.hypervisor.machine_type != "q35":
+        return ("blk",)
+    return ("scsi",) if config.hypervisor.block_device_driver == "virtio-scsi" else ("blk", "scsi")
+
+
+def root_ports(config: Config) -> int:
+    """How many devices can be plugged in besides SCSI disks."""
+    if config.hypervisor.machine_type != "q35":
+        return 0
+    least = ROOT_PORTS if "blk" in disk_drivers(config) else 0
+    return min(MOST_ROOT_PORTS, max(least, config.hypervisor.pcie_root_port))
 
 
 def guest_assets(config: Config) -> GuestAssets:

@@ -50,6 +50,8 @@ class Resolved(msgspec.Struct, frozen=True, kw_only=True):
     port_fds: tuple[int, ...] = ()
     vsock: devices.VsockEndpoint | None = None
     disk_fds: tuple[int, ...] = ()
+    disk_drivers: tuple[str, ...] = ()
+    """QEMU's driver of each file, as `files.disk_driver` says; none for regular files alone."""
     share_fds: tuple[int, ...] = ()
     ninep_fds: tuple[int, ...] = ()
     pmem_sizes: tuple[int, ...] = ()
@@ -204,7 +206,8 @@ def _disks(spec: MachineSpec, resolved: Resolved) -> list[str]:
     words: list[str] = []
     for index, disk, fd in blocks:
         words += ["-add-fd", f"fd={fd},set={index}"]
-        words += ["-blockdev", _json(devices.disk_node(devices.node_name(index), disk, fdset=index))]
+        driver = resolved.disk_drivers[index] if resolved.disk_drivers else "file"
+        words += ["-blockdev", _json(devices.disk_node(devices.node_name(index), disk, fdset=index, driver=driver))]
     # Linux names disks in the order in which they are found: by slot on PCI, by command line on virtio-mmio. Both
     # are the order of these options (seen in guests of both machines).
     for index, disk, _ in blocks:

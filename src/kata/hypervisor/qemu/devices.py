@@ -157,13 +157,15 @@ def node_name(index: int) -> str:
     return f"disk{index}"
 
 
-def disk_node(node: str, disk: Disk, fdset: int) -> Device:
+def disk_node(node: str, disk: Disk, fdset: int, driver: str = "file") -> Device:
     """The block node of a disk: a raw file that QEMU gets as a descriptor, never by its path.
+
+    `driver` is "file", or "host_device" for a block device of the host.
 
     The descriptor of a read-only disk is opened O_RDONLY, so the host's kernel refuses writes too.
     """
     file = {
-        "driver": "file",
+        "driver": driver,
         "filename": f"/dev/fdset/{fdset}",
         "read-only": disk.readonly,
         "discard": "ignore" if disk.readonly else "unmap",

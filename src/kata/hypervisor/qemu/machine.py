@@ -147,6 +147,10 @@ class QemuMachine:
         """Take away a disk that was added, and wait until the guest has let go. Raises HypervisorError."""
         self.hotplug.remove(serial)
 
+    def resize_disk(self, serial: str, size: int) -> None:
+        """Let the guest see that an added disk has grown, and a file grow. Raises HypervisorError."""
+        self.hotplug.resize_disk(serial, size)
+
     def wait(self, timeout: float | None = None) -> int | None:
         """QEMU's exit status (negative: the signal that killed it), or None when it runs on or never did."""
         if self._process is None:
@@ -223,6 +227,7 @@ class QemuMachine:
         vsock = files.claim_vsock(ours) if self._uses_vsock() else None
         self._cid = None if vsock is None else vsock.cid
         ports = devices.ports(self.spec)
+        disk_fds = files.open_disks(self.spec, ours)
         resolved = Resolved(
             binary=self._binary,
             accelerator=self._accelerator,
@@ -230,7 +235,8 @@ class QemuMachine:
             console_fd=console_fd,
             port_fds=() if vsock else tuple(files.listen_port(self.spec.directory, port, ours) for port in ports),
             vsock=vsock,
-            disk_fds=files.open_disks(self.spec, ours),
+            disk_fds=disk_fds,
+            disk_drivers=tuple(files.disk_driver(fd) for fd in disk_fds),
             ninep_fds=files.open_ninep(self.spec, ours),
             pmem_sizes=files.pmem_sizes(self.spec),
             share_fds=files.connect_shares(self.spec.shares, ours),
