@@ -179,6 +179,10 @@ class AgentClient:
         """Add routes to the guest's main table."""
         self._call("UpdateRoutes", routes)
 
+    def add_neighbours(self, neighbours: agent_pb2.ARPNeighbors) -> None:
+        """Tell the guest hardware addresses of its neighbours."""
+        self._call("AddARPNeighbors", agent_pb2.AddARPNeighborsRequest(neighbors=neighbours))
+
     def forward(self, name: str, payload: bytes, timeout: float | None) -> bytes:
         """Pass on any request (`service/Method` and its message) as it is; the reply's message.
 

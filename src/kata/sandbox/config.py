@@ -27,11 +27,21 @@ class GuestAssets(msgspec.Struct, frozen=True):
     image: str | None
 
 
+class PodNetworkConfig(msgspec.Struct, frozen=True):
+    """A pod's network namespace, and how its interfaces reach the guest. Rates in bits a second, 0 for no limit."""
+
+    netns: str
+    model: str = "tcfilter"
+    rx_rate: int = 0
+    tx_rate: int = 0
+
+
 class SandboxConfig(msgspec.Struct, frozen=True, kw_only=True):
     """One VM. `memory_mib` is in MiB, `boot_timeout` in seconds; `dns` goes into the guest's resolv.conf.
 
     `share`: the guest sees directories of the host (virtio-fs), which its containers' volumes and shared root file
-    systems need. `shm_bytes`: the size of a /dev/shm that its containers share, 0 for none.
+    systems need. `root_ports` is how many devices can come while it runs; under TCG each is a tenth of a second of
+    boot. `shm_bytes`: the size of a /dev/shm that its containers share, 0 for none.
     """
 
     id: str
@@ -42,11 +52,12 @@ class SandboxConfig(msgspec.Struct, frozen=True, kw_only=True):
     machine_type: MachineType = "q35"
     accelerator: Accelerator = "auto"
     transport: Transport = "auto"
-    network: Literal["none", "user"] = "user"
+    network: Literal["none", "user"] | PodNetworkConfig = "user"
     ports: tuple[PublishedPort, ...] = ()
     dns: tuple[str, ...] = ()
     disks: tuple[Disk, ...] = ()
     share: bool = False
+    root_ports: int = 0
     shm_bytes: int = 0
     kernel_params: tuple[str, ...] = ()
     boot_timeout: float = DEFAULT_BOOT_TIMEOUT

@@ -32,7 +32,7 @@ USER_DNS = "10.0.2.3"
 
 def nic(config: SandboxConfig) -> UserNetwork | None:
     """The NIC that the VM gets. Its MAC follows from the sandbox id, locally administered and unicast."""
-    if config.network == "none":
+    if config.network != "user":
         return None
     return UserNetwork(mac=mac_address(config.id), ports=config.ports)
 

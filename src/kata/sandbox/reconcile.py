@@ -6,6 +6,7 @@ processes by pid *and* start time, files below the sandbox's own folders.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import shutil
@@ -13,7 +14,9 @@ import signal
 import time
 
 from kata import paths
+from kata.errors import KataError
 from kata.hypervisor.identity import release_identities
+from kata.sandbox.config import PodNetworkConfig
 from kata.sandbox.errors import SandboxError
 from kata.sandbox.process import LOST_EXIT_CODE
 from kata.sandbox.store import ProcessRef, Record, Store, process_ref
@@ -31,8 +34,11 @@ def remove_leftovers(store: Store, sandbox_id: str) -> None:
     """Remove a sandbox that nobody runs, with every trace. Raises ConflictError when somebody does."""
     lock = store.hold(sandbox_id)
     try:
-        for reference in _processes(store, sandbox_id):
-            kill(reference)
+        with contextlib.suppress(SandboxError):
+            record = store.read(sandbox_id)
+            for reference in record.processes:
+                kill(reference)
+            _clean_network(record)
         _remove_vm_directory(sandbox_id)
         store.remove(sandbox_id)
     finally:
@@ -75,6 +81,7 @@ def _reconcile_one(store: Store, sandbox_id: str) -> bool:
 def _bury(store: Store, record: Record) -> None:
     for reference in record.processes:
         kill(reference)
+    _clean_network(record)
     _remove_vm_directory(record.sandbox.id)
     if record.auto_remove:
         store.remove(record.sandbox.id)
@@ -92,8 +99,11 @@ def _remove_vm_directory(sandbox_id: str) -> None:
     release_identities(os.fspath(directory))
 
 
-def _processes(store: Store, sandbox_id: str) -> list[ProcessRef]:
-    try:
-        return store.read(sandbox_id).processes
-    except SandboxError:
-        return []
+def _clean_network(record: Record) -> None:
+    """Give the interfaces of the pod's namespace back, as far as they are still ours."""
+    if not isinstance(record.sandbox.network, PodNetworkConfig):
+        return
+    from kata.network.cleanup import cleanup
+
+    with contextlib.suppress(KataError):  # the namespace may be gone, or be used by a sandbox that came later
+        cleanup(record.sandbox.network.netns)

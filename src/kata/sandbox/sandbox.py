@@ -18,9 +18,10 @@ from kata import paths
 from kata.errors import KataError
 from kata.hypervisor import registry
 from kata.hypervisor.identity import claim_identity
-from kata.hypervisor.machine import Machine, MachineSpec, SharedDirectory
+from kata.hypervisor.machine import Machine, MachineSpec, SharedDirectory, TapNic
 from kata.oci.convert import lost_fields
 from kata.sandbox import guest
+from kata.sandbox.config import PodNetworkConfig
 from kata.sandbox.container import Container
 from kata.sandbox.containerplan import ContainerPlan, plan_container
 from kata.sandbox.errors import ConflictError, ExistsError, GuestError, NotFoundError
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from kata.log import Logger
     from kata.sandbox.agent_client import AgentClient
     from kata.sandbox.config import ContainerConfig, SandboxConfig
+    from kata.sandbox.podnetwork import PodNetwork
     from kata.storage.virtiofs import VirtiofsShare
 
 STOP_TIMEOUT = 5.0
@@ -65,11 +67,17 @@ class Sandbox:
         try:
             with self._timed("share"):
                 shares = self._start_share()
+            with self._timed("network"):
+                network, nics = self._join_network()
             with self._timed("vmm"):
-                machine = self._boot(shares)
+                machine = self._boot(shares, nics)
+            if network is not None:
+                network.hand_over()
             with self._timed("guest"):
                 agent = self._connect(machine)
             with self._timed("sandbox"):
+                if network is not None:
+                    network.tell(agent)
                 guest.prepare(agent, self.config)
         except BaseException:
             self.stop(graceful=False)
@@ -172,15 +180,23 @@ class Sandbox:
         self._undo.callback(self._share.close)
         return (SharedDirectory(self._share.tag, self._share.socket_path),)
 
-    def _boot(self, shares: tuple[SharedDirectory, ...]) -> Machine:
-        machine = registry.create("qemu", self._machine_spec(shares))
+    def _join_network(self) -> tuple[PodNetwork | None, tuple[TapNic, ...]]:
+        if not isinstance(self.config.network, PodNetworkConfig):
+            return None, ()
+        from kata.sandbox.podnetwork import PodNetwork
+
+        network = PodNetwork(self.config.network)
+        return network, network.join(self.config.vcpus, self._undo)
+
+    def _boot(self, shares: tuple[SharedDirectory, ...], nics: tuple[TapNic, ...]) -> Machine:
+        machine = registry.create("qemu", self._machine_spec(shares, nics))
         self._machine = machine
         self._undo.callback(machine.close)
         machine.boot()
         self.accelerator = machine.accelerator
         return machine
 
-    def _machine_spec(self, shares: tuple[SharedDirectory, ...]) -> MachineSpec:
+    def _machine_spec(self, shares: tuple[SharedDirectory, ...], nics: tuple[TapNic, ...]) -> MachineSpec:
         config, directory = self.config, self._vm_directory()
         identity = claim_identity(directory)
         self._undo.callback(identity.release)
@@ -195,10 +211,11 @@ class Sandbox:
             memory_mib=config.memory_mib,
             machine_type=config.machine_type,
             accelerator=config.accelerator,
-            pcie_root_ports=0,  # nothing is added while it runs, and under TCG each port is a tenth of a second of boot
+            pcie_root_ports=config.root_ports,
             transport=config.transport,
             disks=config.disks,
             network=guest.nic(config),
+            nics=nics,
             shares=shares,
             uid=identity.uid,
             gid=identity.gid,

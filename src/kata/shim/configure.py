@@ -6,7 +6,7 @@ Called by `pod` when a sandbox starts. Looks at the configuration's files and th
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from kata import config as configuration
 from kata import paths
@@ -14,7 +14,7 @@ from kata.config.guest import kernel_params
 from kata.osbuilder.assets import present
 from kata.protocol.generated.host import runtimeoptions_pb2
 from kata.sandbox import resources
-from kata.sandbox.config import GuestAssets, SandboxConfig
+from kata.sandbox.config import GuestAssets, PodNetworkConfig, SandboxConfig
 from kata.sandbox.errors import ConfigError
 from kata.shim.bundle import annotations_of
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 HOSTNAME_LIMIT = 64
 """Bytes of a host name (sethostname(2))."""
 DEFAULT_SHM = 64 << 20
+ROOT_PORTS = 4
+"""Devices that can come while a pod runs; each port costs 0.1 to 0.2 s of an emulated guest's boot."""
 
 
 class Configured(NamedTuple):
@@ -66,11 +68,37 @@ def sandbox_config(config: Config, kind: Kind, spec: Spec) -> SandboxConfig:
         vcpus=resources.vcpus(hypervisor.default_vcpus, work, hypervisor.default_maxvcpus),
         memory_mib=resources.memory_mib(hypervisor.default_memory, work, hypervisor.default_maxmemory),
         machine_type="q35" if machine_type == "q35" else "microvm",
-        network="none",
+        network=pod_network(config, spec),
+        root_ports=ROOT_PORTS,
         share=hypervisor.shared_fs == "virtio-fs",
         shm_bytes=DEFAULT_SHM,
         kernel_params=kernel_params(config),
         boot_timeout=float(config.agent.dial_timeout),
+    )
+
+
+def pod_network(config: Config, spec: Spec) -> Literal["none"] | PodNetworkConfig:
+    """The network namespace of the pod; none for one that the engine has not made. Raises ConfigError.
+
+    A specification without a network namespace asks for the host's, which a virtual machine cannot be in.
+    """
+    if config.runtime.disable_new_netns:
+        return "none"
+    found = [entry for entry in spec.get("linux", {}).get("namespaces", []) if entry.get("type") == "network"]
+    if not found:
+        raise ConfigError(
+            "the container wants the host's network, which a virtual machine cannot have",
+            hint="leave --net-host or hostNetwork away",
+        )
+    path = found[0].get("path", "")
+    if not path:
+        return "none"
+    hypervisor = config.hypervisor
+    return PodNetworkConfig(
+        netns=path,
+        model=config.runtime.internetworking_model,
+        rx_rate=hypervisor.rx_rate_limiter_max_rate,
+        tx_rate=hypervisor.tx_rate_limiter_max_rate,
     )
 
 

@@ -34,11 +34,11 @@ WAITING = {
         firmware guest_hook_path hot_plug_vfio hugepage_type machine_accelerators
         memory_offset memory_slots msize_9p network_queues num_queues overhead_memory
         overhead_vcpus path pcie_root_port queue_size reclaim_guest_freed_memory rootfs_type
-        rx_rate_limiter_max_rate tx_rate_limiter_max_rate virtio_fs_cache virtio_fs_daemon
+        virtio_fs_cache virtio_fs_daemon
     """,
     "runtime": """
-        create_container_timeout disable_guest_seccomp disable_new_netns emptydir_mode enable_debug
-        enable_vcpus_pinning internetworking_model kubelet_root_dir name sandbox_bind_mounts sandbox_cgroup_only
+        create_container_timeout disable_guest_seccomp emptydir_mode enable_debug
+        enable_vcpus_pinning kubelet_root_dir name sandbox_bind_mounts sandbox_cgroup_only
         shared_mounts static_sandbox_resource_mgmt vfio_mode
     """,
 }
