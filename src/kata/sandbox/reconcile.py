@@ -39,6 +39,7 @@ def remove_leftovers(store: Store, sandbox_id: str) -> None:
             for reference in record.processes:
                 kill(reference)
             _clean_network(record)
+            _clear_cgroups(record)
         _remove_vm_directory(sandbox_id)
         store.remove(sandbox_id)
     finally:
@@ -82,6 +83,7 @@ def _bury(store: Store, record: Record) -> None:
     for reference in record.processes:
         kill(reference)
     _clean_network(record)
+    _clear_cgroups(record)
     _remove_vm_directory(record.sandbox.id)
     if record.auto_remove:
         store.remove(record.sandbox.id)
@@ -97,6 +99,14 @@ def _remove_vm_directory(sandbox_id: str) -> None:
     directory = paths.vm_dir() / sandbox_id
     shutil.rmtree(directory, ignore_errors=True)
     release_identities(os.fspath(directory))
+
+
+def _clear_cgroups(record: Record) -> None:
+    """After the last process: a cgroup with one in it cannot be removed."""
+    if record.sandbox.cgroup is not None:
+        from kata.cgroups.sandbox import clear
+
+        clear(record.sandbox.cgroup, record.sandbox.id)
 
 
 def _clean_network(record: Record) -> None:
