@@ -11,6 +11,10 @@ import json
 import os
 import time
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 LEVELS = {"trace": 0, "debug": 10, "info": 20, "warn": 30, "error": 40, "critical": 50}
 
 
@@ -25,12 +29,15 @@ class Logger:
         self.level = LEVELS[level]
         self.style = style
         self.fields = fields
+        self.forward: Callable[[dict[str, object]], None] | None = None
+        """Gets every record that is written too; it must neither block nor raise. `bind` hands it on."""
 
     def bind(self, **fields: object) -> Logger:
         """A logger that adds `fields` to every record."""
         child = Logger.__new__(Logger)
         child.fd, child.level, child.style = self.fd, self.level, self.style
         child.fields = {**self.fields, **fields}
+        child.forward = self.forward
         return child
 
     def debug(self, msg: str, **fields: object) -> None:
@@ -59,6 +66,8 @@ class Logger:
             os.write(self.fd, (self._render(record) + "\n").encode("utf-8", "backslashreplace"))
         except OSError:
             pass  # a full disk or a closed console must not take the sandbox down
+        if self.forward is not None:
+            self.forward(record)
 
     def _render(self, record: dict[str, object]) -> str:
         if self.style == "json":

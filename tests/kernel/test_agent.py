@@ -42,12 +42,14 @@ APPLETS = ("cat", "dd", "echo", "head", "id", "kill", "seq", "sh", "sleep", "stt
 class Agent:
     """A running agent, its client, and a look at what it leaves behind."""
 
+    PROGRAM: tuple[str, ...] = ("-m", "kata.agent")
+
     def __init__(self, folder: Path) -> None:
         self.rootfs = make_rootfs(folder / "rootfs")
         self.cgroup = f"kata-test-{os.urandom(4).hex()}"
-        address = f"unix://{folder}/agent.sock"
+        self.address = address = f"unix://{folder}/agent.sock"
         unshare = ["unshare", "--mount", "--pid", "--ipc", "--uts", "--cgroup", "--net", "--fork", "--kill-child"]
-        agent = [sys.executable, "-m", "kata.agent", "--server-addr", address, "--no-device-rules"]
+        agent = [sys.executable, *self.PROGRAM, "--server-addr", address, "--no-device-rules"]
         self.log = folder / "agent.log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(

@@ -11,8 +11,8 @@ import signal
 import sys
 import threading
 
-from kata.agent.config import Config, parse_cmdline, with_environment
-from kata.agent.errors import ConfigError
+from kata.agent.config import Config, parse_cmdline, with_environment, without_effect
+from kata.agent.errors import AgentError, ConfigError
 from kata.agent.sandbox import Limits, Sandbox
 from kata.agent.service import AgentService, Health, guard, to_status
 from kata.errors import KataError
@@ -57,11 +57,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run_as_init() -> None:
     """Boot, serve until told to end, power off."""
     try:
-        from kata.agent import init
+        from kata.agent import init, ports
 
         init.set_up()
         config = configure(parse_cmdline(read_text("/proc/cmdline")))
-        serve(config, config.server_addr or init.find_channel(), Limits())
+        init.mount_cgroups(unified=config.unified_cgroup_hierarchy)
+        serve(config, config.server_addr or ports.channel(), Limits(), in_guest=True)
     except KataError as error:
         say(f"{error.what}. {error.hint}")
     except BaseException:  # noqa: BLE001 - the first process has nobody to hand an error to
@@ -122,7 +123,7 @@ def first_policy(config: Config) -> Policy | None:
         raise ConfigError(f"the policy {path} cannot be used: {error}") from error
 
 
-def serve(config: Config, address: str, limits: Limits) -> None:
+def serve(config: Config, address: str, limits: Limits, *, in_guest: bool = False) -> None:
     """Serve on `address` until a signal or DestroySandbox says to end."""
     policy = first_policy(config)
     stop = threading.Event()
@@ -131,20 +132,63 @@ def serve(config: Config, address: str, limits: Limits) -> None:
     for signo in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signo, _wake_reaper)
     log = Logger(2, level=config.log, name="kata-agent")
+    if config.log_vport:
+        stream_log(config, log)
     sandbox = Sandbox(config, reaper, log, shut_down=stop.set, limits=limits)
     sandbox.policy = policy
     for name in config.unknown:
         log.warn("an unknown setting is ignored", setting=name)
+    for name in without_effect(config):
+        log.info("a setting has no effect in this agent", setting=name)
     services = {"grpc.AgentService": AgentService(sandbox), "grpc.Health": Health()}
     server = Server(services, to_status, authorize=guard(sandbox))
     listener = listen(address)
     thread = threading.Thread(target=server.serve, args=(listener,), name="server", daemon=True)
     thread.start()
     log.info("serving", version=__version__, address=address, pid=os.getpid())
+    if config.mem_agent_enable:
+        start_memory_agent(sandbox)
+    if config.debug_console:
+        open_debug_console(config, reaper, log, serial=in_guest)
     stop.wait()
     log.info("ending")
     server.close()  # the request that ends us still gets its answer
     reaper.close()
+
+
+def stream_log(config: Config, log: Logger) -> None:
+    """Have the log's records, from the first one on, go to the host as well."""
+    from kata.agent import logstream, ports
+
+    stream = logstream.LogStream(
+        lambda: ports.find(ports.LOG, config.log_vport, ports.STREAM_TIMEOUT), version=__version__
+    )
+    log.forward = stream.put
+    stream.start()
+
+
+def open_debug_console(config: Config, reaper: Reaper, log: Logger, *, serial: bool) -> None:
+    """Serve shells to the host; `serial` allows one on the serial console where there is no port for it."""
+    from kata.agent import debug, ports
+
+    def find() -> str:
+        return ports.find(ports.DEBUG, config.debug_console_vport, ports.STREAM_TIMEOUT)
+
+    debug.DebugConsole(reaper, log, find, serial=serial).start()
+
+
+def start_memory_agent(sandbox: Sandbox) -> None:
+    """Have memory given back while the guest runs. A kernel that cannot do it is no reason not to serve."""
+    from kata.agent import memagent
+
+    try:
+        made = memagent.for_guest(sandbox.config, sandbox.reaper, sandbox.cgroups, sandbox.log)
+    except AgentError as error:
+        sandbox.log.warn("no memory agent", error=error, hint=error.hint)
+        sandbox.no_memory_agent = error
+        return
+    made.start()
+    sandbox.memory_agent = made
 
 
 def say(text: str) -> None:

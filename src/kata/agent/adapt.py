@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from kata.oci.spec import Hook, Hooks, Linux, LinuxDeviceCgroup, LinuxNamespace, Process, Spec
+    from kata.oci.spec import Hook, Hooks, Linux, LinuxDeviceCgroup, LinuxNamespace, LinuxResources, Process, Spec
 
 HOOK_KINDS = ("prestart", "poststart", "poststop")
 """The folders that a guest hook directory may have."""
@@ -95,6 +95,13 @@ def device_rules(rules: Sequence[LinuxDeviceCgroup]) -> list[LinuxDeviceCgroup]:
     if rules and rules[0].get("type", "a") in ("a", "") and "major" not in rules[0]:
         return list(rules)
     return [*DEFAULT_RULES, *rules]
+
+
+def limited_by(resources: LinuxResources) -> list[str]:
+    """The controllers of cgroup v1 that the limits on memory and CPUs need; those of a kernel may lack them."""
+    cpu = resources.get("cpu", {})
+    found = ["memory"] if any(resources.get("memory", {}).values()) else []
+    return [*found, *(["cpuset"] if cpu.get("cpus") or cpu.get("mems") else [])]
 
 
 def _rule(kind: str, major: int | None, minor: int | None, access: str) -> LinuxDeviceCgroup:

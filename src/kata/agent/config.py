@@ -2,7 +2,7 @@
 
 Read once, by `__main__`. Unknown options are ignored with a warning, of one given twice the last wins, a malformed
 number is a ConfigError: it stops the agent, with the sentence on the console. Options about parts of the guest that
-this agent does not have (attestation, image pull, mem-agent) are checked and kept, so that a host may give them.
+this agent does not have (attestation, image pull) are checked and kept, so that a host may give them.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+SYSTEMD_UNIFIED = "systemd.unified_cgroup_hierarchy"
+"""Systemd's option, which hosts give for `agent.unified_cgroup_hierarchy`, whatever runs in the guest."""
+
 
 class Config(NamedTuple):
     """Settings of the agent; the defaults are upstream's."""
@@ -24,8 +27,10 @@ class Config(NamedTuple):
     """Where to listen; empty: the virtio-serial port `agent.channel.0`, else vsock port 1024."""
     log: str = "info"
     log_vport: int = 0
-    """Accepted; the log goes to the console."""
+    """Not 0: the log goes to the host as well, by the virtio-serial port `agent.log.0`, else this port of vsock."""
     debug_console: bool = False
+    """A shell for the host: at the virtio-serial port `agent.debug.0`, else at `debug_console_vport`, else at the
+    serial console."""
     debug_console_vport: int = 0
     devmode: bool = False
     trace: bool = False
@@ -38,7 +43,7 @@ class Config(NamedTuple):
     visible_cdi_devices: bool = False
     passfd_listener_port: int = 0
     unified_cgroup_hierarchy: bool = True
-    """Accepted; the guest has no other."""
+    """False, or `systemd.unified_cgroup_hierarchy=0`: the guest gets cgroup v1."""
     config_file: str = ""
     """A TOML file that decides instead of the kernel command line; see `config_file`."""
     policy_file: str = ""
@@ -78,15 +83,20 @@ def parse_cmdline(text: str) -> Config:
     unknown: list[str] = []
     for word in split_words(text):
         name, equals, value = word.partition("=")
-        if not name.startswith("agent."):
+        if not name.startswith("agent.") and name != SYSTEMD_UNIFIED:
             continue
-        field = name[len("agent.") :]
+        field = name.partition(".")[2]
         parse = PARSERS.get(field)
         if parse is None:
             unknown.append(name)
         else:
             found[field] = parse(name, value if equals else "")
     return Config(**found, unknown=tuple(unknown))  # type: ignore[arg-type]  # PARSERS gives every field its type
+
+
+def without_effect(config: Config) -> list[str]:
+    """Names of the settings that somebody gave and that do nothing here."""
+    return [name for name in INERT if getattr(config, name) != Config._field_defaults[name]]
 
 
 def with_environment(config: Config, environment: Mapping[str, str]) -> Config:
@@ -182,6 +192,12 @@ PARSERS: dict[str, Callable[[str, str], object]] = {
         if field.startswith("mem_agent_")
     },
 }
+INERT = (
+    *("devmode", "trace", "launch_process_timeout", "passfd_listener_port"),
+    *("cdh_api_timeout", "image_pull_timeout", "guest_components_rest_api", "guest_components_procs"),
+    *("secure_storage_integrity", "https_proxy", "no_proxy"),
+)
+"""Settings that are checked and have no effect, since what they are about is no part of this agent; docs/agent.md."""
 ENVIRONMENT = {
     "KATA_AGENT_SERVER_ADDR": "server_addr",
     "KATA_AGENT_LOG_LEVEL": "log",

@@ -11,12 +11,20 @@ import json
 import os
 import signal
 import threading
-from contextlib import ExitStack
+import time
 
-from kata.agent.adapt import adapt_exec
-from kata.agent.errors import AlreadyExists, ContainerError, ContainerTimeout, UnknownProcess, WrongState
+from kata.agent.adapt import adapt_exec, limited_by
+from kata.agent.errors import (
+    AgentError,
+    AlreadyExists,
+    ContainerTimeout,
+    UnknownProcess,
+    Unsupported,
+    WrongState,
+)
 from kata.agent.process import Plumbing, Process
-from kata.linux import cgroup, mounts
+from kata.agent.teardown import Teardown
+from kata.linux import cgroup, cgroup1, mounts
 from kata.linux.fds import read_text, write_file
 
 TYPE_CHECKING = False
@@ -40,12 +48,17 @@ class Container:
         self.bundle = f"{folder}/{container_id}"
         self.rootfs = f"{self.bundle}/rootfs"
         self.cgroup = ""
+        """Its folder in cgroup v2; "" in a guest with v1."""
+        self.legacy: dict[str, str] = {}
+        """Its folders in cgroup v1, by controller; none in a guest with v2."""
         self.lsms: tuple[str, ...] = ()
         self.state = CREATING
-        self.teardown = ExitStack()
+        self.teardown = Teardown()
         self._crun = crun
         self._consoles = f"{folder}/.consoles"
         self._pipe_size = pipe_size
+        self._cgroups_path = ""
+        """The cgroup that creation makes, as in the spec."""
         self._lock = threading.Lock()
         self._init: Process | None = None
         self._execs: dict[str, Process | None] = {}
@@ -72,6 +85,10 @@ class Container:
     def create(self, spec: oci.Spec) -> None:
         """Have crun make the container from the adapted spec. Raises ContainerError with what crun said."""
         process = spec.get("process", {})
+        wanted = spec.get("linux", {}).get("cgroupsPath", "")
+        # One that is there already has somebody else in it.
+        self._cgroups_path = "" if wanted and cgroup_exists(wanted) else wanted
+        check_limits(spec.get("linux", {}).get("resources", {}))
         write_file(f"{self.bundle}/config.json", json.dumps(spec).encode())
         self.teardown.callback(self._close_processes)
         self.teardown.callback(self._delete)
@@ -82,7 +99,10 @@ class Container:
             made = Process(self.container_id, ended, plumbing.streams())
         with self._lock:
             self._spec, self._init, self.state = spec, made, CREATED
-        self.cgroup = cgroup.cgroup_of(ended.pid)
+        if cgroup1.is_mounted():
+            self.legacy = cgroup1.folders_of(ended.pid)
+        else:
+            self.cgroup = cgroup.cgroup_of(ended.pid)
 
     @property
     def annotations(self) -> dict[str, str]:
@@ -174,6 +194,7 @@ class Container:
     def update(self, resources: oci.LinuxResources) -> None:
         """Apply new limits. Raises WrongState, ContainerError."""
         self._require(CREATED, RUNNING)
+        check_limits(resources)
         path = f"{self.bundle}/resources-{os.urandom(4).hex()}.json"
         write_file(path, json.dumps(resources).encode())
         try:
@@ -198,23 +219,41 @@ class Container:
             removal = self._removal
         removal.wait(timeout, self.container_id)
 
-    def abandon(self) -> None:
-        """Undo a creation that failed half way.
-
-        What fails on the way is left; the first failure is what counts.
-        """
+    def abandon(self) -> Exception | None:
+        """Undo a creation that failed half way; what could not be undone, which is left."""
         self.state = REMOVING
         try:
             self.teardown.close()
-        except (OSError, ContainerError):
-            pass
+        except (OSError, AgentError) as error:
+            return error
+        return None
 
     def _delete(self) -> None:
         if self._init is not None:
             self._kill_all()
             if self._init.exit.wait(KILL_TIMEOUT) is None:
                 raise ContainerTimeout(f"the processes of {self.container_id} did not end after SIGKILL")
-        self._crun.delete(self.container_id)
+            self._crun.delete(self.container_id)
+            return
+        try:
+            self._crun.delete(self.container_id)
+        finally:
+            self._clear_away()
+
+    def _clear_away(self) -> None:
+        """What a crun that was killed half way leaves, and its delete may not find: processes, cgroup, state."""
+        deadline = time.monotonic() + KILL_TIMEOUT
+        path = f"{cgroup.ROOT}{self._cgroups_path}"
+        if cgroup1.is_mounted():
+            folders = cgroup1.folders_at(self._cgroups_path) if self._cgroups_path else {}
+            if folders:
+                cgroup1.kill(folders)
+            for folder in set(map(os.path.realpath, folders.values())):
+                cgroup.remove(folder, deadline)
+        elif self._cgroups_path and os.path.isdir(path):
+            cgroup.kill(path)
+            cgroup.remove(path, deadline)
+        self._crun.forget(self.container_id)
 
     def _kill_all(self) -> None:
         """SIGKILL every process of the container: by its cgroup, unless that is the agent's own as well.
@@ -228,6 +267,11 @@ class Container:
                 cgroup.kill(self.cgroup)
             except FileNotFoundError:
                 pass  # gone together with its last process
+        elif self.legacy and self.legacy != cgroup1.folders_of(os.getpid()):
+            try:
+                cgroup1.kill(self.legacy)
+            except FileNotFoundError:
+                pass  # likewise
         try:
             self._init.exit.send(signal.SIGKILL)
         except ProcessLookupError:
@@ -274,7 +318,7 @@ class Container:
 class Removal:
     """One run of a teardown in a thread of its own, for any number of waiting callers."""
 
-    def __init__(self, teardown: ExitStack, done: Callable[[], None]) -> None:
+    def __init__(self, teardown: Teardown, done: Callable[[], None]) -> None:
         self._teardown = teardown
         self._done = done
         self._ended = threading.Event()
@@ -304,6 +348,21 @@ class Removal:
             self._error = error
         finally:
             self._ended.set()
+
+
+def cgroup_exists(path: str) -> bool:
+    """Whether there is a cgroup at this path of a spec."""
+    return bool(cgroup1.folders_at(path)) if cgroup1.is_mounted() else os.path.isdir(f"{cgroup.ROOT}{path}")
+
+
+def check_limits(resources: oci.LinuxResources) -> None:
+    """Raise Unsupported for a limit that this guest's cgroup v1 cannot have; crun would only miss a folder."""
+    missing = cgroup1.lacking(limited_by(resources)) if cgroup1.is_mounted() else []
+    if missing:
+        raise Unsupported(
+            f"this guest's kernel has no controller {missing[0]} for cgroup v1",
+            hint="use cgroup v2, or a kernel with CONFIG_MEMCG_V1 and CONFIG_CPUSETS_V1",
+        )
 
 
 def handles_signal(pid: int, signo: int) -> bool:

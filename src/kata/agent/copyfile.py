@@ -104,7 +104,11 @@ def _write_regular(parent: int, name: str, piece: Piece) -> None:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise BadRequest(f"CopyFile: {temporary!r} is no regular file")
         os.lseek(fd, piece.offset, os.SEEK_SET)
-        write_all(fd, piece.data)
+        try:
+            write_all(fd, piece.data)
+        except OSError:
+            _unlink(parent, temporary)  # on a full disk it is the first thing that nobody needs
+            raise
         if piece.offset + len(piece.data) < piece.size:
             return
         os.fchown(fd, piece.uid, piece.gid)

@@ -12,6 +12,7 @@ import signal
 from contextlib import contextmanager
 
 from kata.agent.errors import ContainerError, ContainerTimeout
+from kata.linux import mounts
 from kata.linux.fds import read_text
 
 TYPE_CHECKING = False
@@ -65,6 +66,10 @@ class Crun:
         """Apply the OCI LinuxResources in a file (JSON) to the container's cgroup."""
         self._run(["update", "--resources", resources_file, container_id])
 
+    def forget(self, container_id: str) -> None:
+        """Remove what crun noted of a container that it did not finish. Raises OSError."""
+        mounts.remove_tree(f"{self._state}/{container_id}")
+
     def _launch(self, args: Sequence[str], container_id: str, plumbing: Plumbing) -> Exit:
         """Run a subcommand that leaves a process behind, and claim that process."""
         with self._scratch("pid") as pid_file, self._reaper.launching():
@@ -74,7 +79,7 @@ class Crun:
             return self._reaper.claim(int(read_text(pid_file)))
 
     def _run(self, args: Sequence[str], fds: tuple[int, int, int] | None = None) -> None:
-        with self._scratch("log") as log:
+        with memory_file("log") as log:
             argv = [PROGRAM, "--root", self._state, "--log", log, "--log-format", "json", *self._options, *args]
             code = self._wait(argv, fds)
             if code:
@@ -103,6 +108,16 @@ class Crun:
         finally:
             if os.path.lexists(path):
                 os.unlink(path)
+
+
+@contextmanager
+def memory_file(name: str) -> Iterator[str]:
+    """The path of a file that needs no file system, which may be full: what crun then says would be lost."""
+    fd = os.memfd_create(name, os.MFD_CLOEXEC)
+    try:
+        yield f"/proc/{os.getpid()}/fd/{fd}"
+    finally:
+        os.close(fd)
 
 
 def said(log: str) -> str:

@@ -11,21 +11,14 @@ import fcntl
 import os
 import socket
 import struct
-import time
 from typing import NamedTuple
 
-from kata.agent.errors import AgentError
 from kata.linux import cgroup, syscalls
 from kata.linux.fds import read_text
 
 SIOCGIFFLAGS = 0x8913
 SIOCSIFFLAGS = 0x8914
 IFF_UP = 0x1
-NETLINK_KOBJECT_UEVENT = 15
-VIRTIO_CONSOLE = "0x0003"
-PORTS = "/sys/class/virtio-ports"
-CHANNEL = "agent.channel.0"
-PORT_TIMEOUT = 10.0
 
 _COMMON = syscalls.MS_NOSUID | syscalls.MS_NODEV
 _STRICT = _COMMON | syscalls.MS_NOEXEC
@@ -49,8 +42,9 @@ BASE_MOUNTS = (
     BaseMount("shm", "/dev/shm", "tmpfs", _STRICT, "mode=1777"),  # noqa: S108 - a mount point, no file of ours
     BaseMount("tmpfs", "/run", "tmpfs", _COMMON, "mode=0755"),
     BaseMount("tmpfs", "/tmp", "tmpfs", _COMMON, "mode=1777"),  # noqa: S108 - likewise
-    BaseMount("cgroup2", cgroup.ROOT, "cgroup2", _STRICT),
 )
+CGROUP2 = BaseMount("cgroup2", cgroup.ROOT, "cgroup2", _STRICT)
+CGROUP1 = BaseMount("cgroup", cgroup.ROOT, "tmpfs", _STRICT, "mode=0755")
 
 LINKS = (
     ("/proc/self/fd", "/dev/fd"),
@@ -69,11 +63,35 @@ def set_up() -> None:
     for target, link in LINKS:
         if not os.path.lexists(link):
             os.symlink(target, link)
-    cgroup.enable_controllers(cgroup.ROOT)
     loopback_up()
     syscalls.sethostname("localhost")
     catch_ctrl_alt_del()
     os.environ["PATH"] = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def mount_cgroups(*, unified: bool) -> None:
+    """Cgroup v2, or v1 when not `unified`: crun takes either, but not both at once. Raises OSError."""
+    if unified:
+        mount_base(CGROUP2)
+        cgroup.enable_controllers(cgroup.ROOT)
+        return
+    from kata.linux import cgroup1
+
+    mount_base(CGROUP1)
+    for controllers in cgroup1.hierarchies(read_text("/proc/cgroups")):
+        mount_hierarchy(controllers)
+
+
+def mount_hierarchy(controllers: tuple[str, ...]) -> None:
+    """Mount one hierarchy of v1, and a link for each of its controllers. One that this kernel has not is left out."""
+    folder = f"{cgroup.ROOT}/{','.join(controllers)}"
+    try:
+        mount_base(BaseMount("cgroup", folder, "cgroup", _STRICT, ",".join(controllers)))
+    except OSError:
+        os.rmdir(folder)  # e.g. memory without CONFIG_MEMCG_V1: listed by the kernel, but for v2 only
+        return
+    for name in controllers if len(controllers) > 1 else ():
+        os.symlink(",".join(controllers), f"{cgroup.ROOT}/{name}")
 
 
 def catch_ctrl_alt_del() -> None:
@@ -120,53 +138,3 @@ def loopback_up() -> None:
         answer = fcntl.ioctl(control, SIOCGIFFLAGS, request)
         flags = struct.unpack_from("H", answer, 16)[0]
         fcntl.ioctl(control, SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", flags | IFF_UP))
-
-
-def find_channel() -> str:
-    """The address to serve on: the virtio-serial port named `CHANNEL`, or else vsock port 1024.
-
-    A port's name comes from the VMM by a message of its own, a little after the port: so where there is a
-    virtio console, wait for it. Raises AgentError when there is neither.
-    """
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, NETLINK_KOBJECT_UEVENT) as events:
-        events.bind((0, 1))  # before the first look, so that nothing falls between look and wait
-        deadline = time.monotonic() + PORT_TIMEOUT
-        while not (address := serial_channel()):
-            left = deadline - time.monotonic()
-            if not has_virtio_console() or left <= 0:
-                return vsock_channel()
-            events.settimeout(left)
-            try:
-                events.recv(65536)
-            except OSError:
-                continue  # the timeout, or more events than fit (ENOBUFS): look again
-        return address
-
-
-def serial_channel(ports: str = PORTS) -> str:
-    """The serial address of the port named `CHANNEL`, or ""."""
-    for port in sorted(os.listdir(ports)) if os.path.isdir(ports) else ():
-        try:
-            name = read_text(f"{ports}/{port}/name").strip()
-        except FileNotFoundError:
-            continue  # not named yet
-        if name == CHANNEL:
-            return f"serial:///dev/{port}"
-    return ""
-
-
-def has_virtio_console(devices: str = "/sys/bus/virtio/devices") -> bool:
-    """Whether the VMM gave us a virtio console, on which the port may still appear."""
-    if not os.path.isdir(devices):
-        return False
-    return any(read_text(f"{devices}/{name}/device").strip() == VIRTIO_CONSOLE for name in os.listdir(devices))
-
-
-def vsock_channel() -> str:
-    """Port 1024 for any CID. Raises AgentError when the guest has no vsock either."""
-    if not os.path.exists("/dev/vsock"):
-        raise AgentError(
-            "there is neither a virtio-serial port named agent.channel.0 nor a vsock device",
-            hint="give the VM one of them, or an address by agent.server_addr",
-        )
-    return "vsock://-1:1024"

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from kata.agent.config import Config
     from kata.agent.devices.hotplug import Hotplug
+    from kata.agent.memagent import MemoryAgent
     from kata.agent.policy import Policy
     from kata.agent.storages.table import StorageTable
     from kata.linux.reaper import Reaper
@@ -70,6 +71,11 @@ class Sandbox:
         self.policy: Policy | None = None
         """Which requests are answered; None for all. Replaced as a whole, with `policy_change` held."""
         self.policy_change = threading.Lock()
+        self.memory_agent: MemoryAgent | None = None
+        """Gives memory back; None unless it is enabled and the kernel can do it, see `no_memory_agent`."""
+        self.no_memory_agent: AgentError = WrongState(
+            "the memory agent is not enabled", hint="give the kernel parameter agent.mem_agent_enable"
+        )
         self.guest_hooks: dict[str, Sequence[str]] = {}
         self._limits = limits
         options = [] if limits.cgroups else ["--cgroup-manager", "disabled"]
@@ -144,7 +150,8 @@ class Sandbox:
         try:
             self._build(container, request)
         except BaseException:
-            container.abandon()
+            if left := container.abandon():
+                self.log.error("a container was not undone", container=container_id, error=left)
             self._forget(container_id)
             raise
         if container.cgroup and self._limits.cgroups:
@@ -159,6 +166,12 @@ class Sandbox:
         """Host PCI address to guest PCI address, for the container's devices."""
         with self._lock:
             return self._pci.get(container_id, {})
+
+    def cgroups(self) -> dict[str, str]:
+        """The cgroups that containers have of their own, by container id."""
+        with self._lock:
+            found = {name: container.cgroup for name, container in self._containers.items() if container.cgroup}
+        return found if self._limits.cgroups else {}
 
     def _register(self, container_id: str) -> Container:
         if not CONTAINER_ID.fullmatch(container_id) or len(container_id) > 255:

@@ -30,9 +30,14 @@ def collect(path: str) -> agent_pb2.StatsContainerResponse:
     stats.pids_stats.limit = 0 if limit == cgroup.MAX else limit
     _block(path, stats.blkio_stats)
     _huge_pages(path, stats)
+    networks(reply)
+    return reply
+
+
+def networks(reply: agent_pb2.StatsContainerResponse) -> None:
+    """Add the counters of all interfaces of the guest."""
     for name in sorted(os.listdir("/sys/class/net")):
         _network(name, reply)
-    return reply
 
 
 def _cpu(path: str, stats: agent_pb2.CpuStats) -> None:

@@ -13,6 +13,8 @@ import msgspec
 
 Accelerator = Literal["auto", "kvm", "tcg"]
 MachineType = Literal["q35", "microvm"]
+Stream = Literal["debug", "log"]
+"""What a guest has for its host beside the agent's API: a shell, and the agent's log."""
 Transport = Literal["auto", "vsock", "serial"]
 """How the agent is reached; `serial` is a virtio-serial port, which needs nothing of the host."""
 
@@ -93,8 +95,10 @@ class MachineSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Everything a driver needs to boot one VM.
 
     `image` is the guest's root filesystem (erofs, first disk), or None when `initrd` holds all of it.
-    `memory_mib` is in MiB. `directory` is the VM's own folder (0700, owned by the caller): sockets, console
-    log and pid file go there. `uid` and `gid` are what the VMM's process runs as; None keeps the caller's.
+    `memory_mib` is in MiB. `debug_console` gives the host a shell of the guest, `agent_log` the agent's log as JSON
+    lines: each has a way of its own beside the agent's, see `Machine.stream_address`. `directory` is the VM's own
+    folder (0700, owned by the caller): sockets, console log and pid file go there. `uid` and `gid` are what the
+    VMM's process runs as; None keeps the caller's.
     """
 
     sandbox_id: str
@@ -108,6 +112,8 @@ class MachineSpec(msgspec.Struct, frozen=True, kw_only=True):
     machine_type: MachineType = "q35"
     accelerator: Accelerator = "auto"
     transport: Transport = "auto"
+    debug_console: bool = False
+    agent_log: bool = False
     disks: tuple[Disk, ...] = ()
     network: UserNetwork | None = None
     nics: tuple[TapNic, ...] = ()
@@ -154,6 +160,12 @@ class Machine(Protocol):
 
     def agent_address(self) -> str:
         """Where the agent is reached, in the form of `kata.protocol.transport` (`unix://…`, `vsock://…`)."""
+
+    def stream_address(self, stream: Stream) -> str:
+        """Where the debug console or the agent's log is reached, in the form of `agent_address`.
+
+        Raises HypervisorError when the spec did not ask for it.
+        """
 
     def disk_address(self, serial: str) -> DiskAddress:
         """How the agent finds the disk with this `serial`. Raises HypervisorError when there is no such disk."""

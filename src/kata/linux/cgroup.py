@@ -1,12 +1,14 @@
 """Reading and driving one cgroup of the unified hierarchy (v2), by the kernel's own file names.
 
 Called by the agent for statistics, killing and out-of-memory events. Kernel doc: admin-guide/cgroup-v2.rst.
-Who creates and removes cgroups is crun; nothing here does, except `enable_controllers` for the root at boot.
+Who creates and removes cgroups is crun; `remove` is for what a crun that was killed has left.
 """
 
 from __future__ import annotations
 
 import os
+import select
+import time
 
 from kata.linux.fds import read_text, write_text
 
@@ -41,6 +43,32 @@ def enable_controllers(path: str) -> None:
 def kill(path: str) -> None:
     """SIGKILL every process of the cgroup and below, frozen ones too, at once (kernel >= 5.14)."""
     write_text(f"{path}/cgroup.kill", "1")
+
+
+def remove(path: str, deadline: float) -> None:
+    """Remove a cgroup and all below it as soon as their processes, which were killed, are gone.
+
+    `deadline` is a value of time.monotonic(). Raises OSError when they are not gone by then.
+    """
+    while pids(path) and time.monotonic() < deadline:
+        if os.path.exists(f"{path}/cgroup.events"):
+            _wait_for_change(f"{path}/cgroup.events", deadline)
+        else:
+            time.sleep(0.01)  # v1 has no event for this
+    for folder, _, _ in os.walk(path, topdown=False):
+        os.rmdir(folder)
+
+
+def _wait_for_change(events: str, deadline: float) -> None:
+    """Until the kernel says that `populated` or `frozen` changed (POLLPRI), at most a second or the deadline."""
+    fd = os.open(events, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        poll = select.poll()
+        poll.register(fd, select.POLLPRI)
+        os.read(fd, 4096)  # only a change after a read is told
+        poll.poll(max(0.0, min(1.0, deadline - time.monotonic())) * 1000)
+    finally:
+        os.close(fd)
 
 
 def pids(path: str) -> list[int]:

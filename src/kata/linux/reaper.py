@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
-from kata.linux.spawn import spawn
+from kata.linux.spawn import spawn, spawn_on_terminal
 
 
 class Exit:
@@ -95,6 +95,11 @@ class Reaper:
         """Start a program; see `kata.linux.spawn.spawn`. The caller waits on the Exit."""
         with self._lock:
             return self._register(spawn(argv, env, stdin, stdout, stderr))
+
+    def run_on_terminal(self, argv: Sequence[str], env: Mapping[str, str], terminal: str) -> Exit:
+        """Start a program in a session and on a terminal of its own; see `kata.linux.spawn.spawn_on_terminal`."""
+        with self._lock:
+            return self._register(spawn_on_terminal(argv, env, terminal))
 
     @contextmanager
     def launching(self) -> Iterator[None]:

@@ -39,6 +39,25 @@ def spawn(argv: Sequence[str], env: Mapping[str, str], stdin: int, stdout: int, 
     )
 
 
+def spawn_on_terminal(argv: Sequence[str], env: Mapping[str, str], terminal: str) -> int:
+    """Start `argv` as the leader of a new session, with the terminal at path `terminal` as its controlling one.
+
+    Returns its pid. Raises OSError.
+    """
+    # posix_spawn makes the session first and opens afterwards: that open is what makes a terminal the controlling one.
+    opened = (os.POSIX_SPAWN_OPEN, 0, terminal, os.O_RDWR, 0)
+    copies = [(os.POSIX_SPAWN_DUP2, 0, target) for target in (1, 2)]
+    return os.posix_spawn(
+        argv[0],
+        list(argv),
+        dict(env),
+        file_actions=[opened, *copies],
+        setsid=True,
+        setsigmask=[],
+        setsigdef=DEFAULTED,
+    )
+
+
 def _out_of_the_way(*fds: int) -> Sequence[int]:
     """The same descriptors; they must lie above 2, or one dup2 would overwrite the source of the next."""
     for target, fd in enumerate(fds):

@@ -223,9 +223,11 @@ class AgentClient:
             raise _understand(method, error) from error
 
 
-EXECUTABLE_MISSING = re.compile(r"executable file [`'\"]?.*not found|no such file or directory", re.IGNORECASE)
+EXECUTABLE_MISSING = re.compile(
+    r"executable file .*not found|(open executable|exec container process).*no such file or directory", re.IGNORECASE
+)
 EXECUTABLE_REFUSED = re.compile(
-    r"permission denied|operation not permitted|exec format error|is a directory|not executable", re.IGNORECASE
+    r"permission denied|operation not permitted|exec format error|is a directory|not executable|chdir", re.IGNORECASE
 )
 
 

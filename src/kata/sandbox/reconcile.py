@@ -40,10 +40,17 @@ def remove_leftovers(store: Store, sandbox_id: str) -> None:
                 kill(reference)
             _clean_network(record)
             _clear_cgroups(record)
-        _remove_vm_directory(sandbox_id)
+        remove_vm_directory(sandbox_id)
         store.remove(sandbox_id)
     finally:
         os.close(lock)
+
+
+def remove_vm_directory(sandbox_id: str) -> None:
+    """Remove the VMM's folder, then release the user id that was claimed in its name. Idempotent."""
+    directory = paths.vm_dir() / sandbox_id
+    shutil.rmtree(directory, ignore_errors=True)
+    release_identities(os.fspath(directory))
 
 
 def kill(reference: ProcessRef) -> None:
@@ -84,7 +91,7 @@ def _bury(store: Store, record: Record) -> None:
         kill(reference)
     _clean_network(record)
     _clear_cgroups(record)
-    _remove_vm_directory(record.sandbox.id)
+    remove_vm_directory(record.sandbox.id)
     if record.auto_remove:
         store.remove(record.sandbox.id)
         return
@@ -92,13 +99,6 @@ def _bury(store: Store, record: Record) -> None:
     record.finished_at = time.time()
     record.error = "the process that held the sandbox was killed"
     store.write(record)
-
-
-def _remove_vm_directory(sandbox_id: str) -> None:
-    """The VMM's folder, then the user id that was claimed in its name."""
-    directory = paths.vm_dir() / sandbox_id
-    shutil.rmtree(directory, ignore_errors=True)
-    release_identities(os.fspath(directory))
 
 
 def _clear_cgroups(record: Record) -> None:

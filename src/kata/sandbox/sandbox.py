@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from kata.sandbox.resize import Resizer
     from kata.storage.virtiofs import VirtiofsShare
 
+SHARE_GRACE = 1.0
+"""Seconds within which a VMM that took its file daemon with it has ended."""
 STOP_TIMEOUT = 5.0
 """Seconds that a guest has to write back its data and power off before its VMM is ended."""
 
@@ -58,6 +60,7 @@ class Sandbox:
         self.state = SandboxState.NEW
         self.phases: dict[str, float] = {}
         self.accelerator = ""
+        self.failure = ""
         self._log = log
         self._lock = threading.Lock()
         self._undo = contextlib.ExitStack()
@@ -190,6 +193,16 @@ class Sandbox:
         machine, share = self._machine, self._share
         return [pid for pid in (machine.pid if machine else 0, share.pid if share else 0) if pid]
 
+    def explain(self, error: str) -> str:
+        """Why a process was lost: `error`, or what happened to the VM where that is gone. Nothing for nothing."""
+        if not error or self._machine is None:
+            return error
+        status = self._machine.wait(SHARE_GRACE)
+        if self.failure or status is None:
+            return self.failure or error
+        how = f"killed by signal {-status}" if status < 0 else f"exit code {status}"
+        return f"the virtual machine ended (QEMU: {how})"
+
     def stop(self, *, graceful: bool = True) -> None:
         """End everything. A graceful stop lets the guest write back its data first. Idempotent; never raises."""
         with self._lock:
@@ -256,8 +269,22 @@ class Sandbox:
         self._machine = machine
         self._undo.callback(machine.close)
         machine.boot()
+        if self._share is not None:
+            watch = threading.Thread(target=self._watch_share, args=(self._share, machine), daemon=True)
+            watch.start()
         self.accelerator = machine.accelerator
         return machine
+
+    def _watch_share(self, share: VirtiofsShare, machine: Machine) -> None:
+        """A guest whose file daemon is gone waits at its volumes for ever: end it, and remember why.
+
+        The daemon ends by itself after its VMM, and that is not what ended the VMM.
+        """
+        share.wait()
+        if self.state is not SandboxState.STOPPED and machine.wait(SHARE_GRACE) is None:
+            self.failure = "virtiofsd ended, which served the volumes"
+            self._log.error(self.failure, said=share.messages())
+            machine.stop()
 
     def _machine_spec(self, shares: tuple[SharedDirectory, ...], nics: tuple[TapNic, ...]) -> MachineSpec:
         config, directory = self.config, self._vm_directory()
@@ -312,11 +339,14 @@ class Sandbox:
         return agent
 
     def _boot_failure(self, machine: Machine, error: GuestError) -> GuestError:
+        if self.failure:
+            return GuestError(self.failure, hint="start it again; the volumes' files are unharmed")
         console = machine.console_tail()
         stopped = machine.wait(0) is not None
         return GuestError(
             "the guest stopped before its agent answered" if stopped else error.what,
-            hint=f"give it more memory (it has {self.config.memory_mib} MiB) or look at the console below",
+            hint=f"give it more memory (it has {self.config.memory_mib} MiB), fewer CPUs (it has {self.config.vcpus})"
+            f" or more time (--boot-timeout {self.config.boot_timeout:.0f}), or look at the console below",
             detail=f"guest console:\n{console}" if console else "the guest's console is empty",
         )
 

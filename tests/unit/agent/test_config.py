@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kata.agent import config_file
-from kata.agent.config import PARSERS, Config, parse_cmdline, with_environment
+from kata.agent.config import INERT, PARSERS, Config, parse_cmdline, with_environment, without_effect
 from kata.agent.errors import ConfigError
 
 
@@ -134,3 +135,21 @@ def test_a_bad_file_is_an_error_that_names_it(tmp_path: Path, text: str, said: s
 def test_no_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
         config_file.load(str(tmp_path / "missing"))
+
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_every_setting_is_used_or_documented_as_one_without_effect() -> None:
+    source = "".join(path.read_text() for path in (ROOT / "src/kata/agent").rglob("*.py"))
+    docs = (ROOT / "docs/agent.md").read_text()
+    for field in Config._fields:
+        used = re.search(rf"config\.{field}\b", source) is not None or field.startswith("mem_agent_")
+        assert used != (field in INERT), field
+        if field in PARSERS and not field.startswith("mem_agent_"):
+            assert f"`{field}`" in docs, field
+
+
+def test_settings_without_effect_are_told_when_given() -> None:
+    assert without_effect(Config()) == []
+    assert without_effect(parse_cmdline("agent.trace agent.cdi_timeout=7 agent.log=debug")) == ["trace", "cdi_timeout"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kata.agent import init, system
+from kata.agent import init, ports, system
 from kata.agent.container import signal_masks
 from kata.agent.crun import said
 from kata.agent.errors import BadRequest
@@ -72,22 +72,22 @@ def test_what_crun_said(tmp_path: Path) -> None:
 
 
 def test_serial_channel_by_name(tmp_path: Path) -> None:
-    assert init.serial_channel(str(tmp_path / "missing")) == ""
+    assert ports.serial_port(ports.CHANNEL, str(tmp_path / "missing")) == ""
     for port, name in (("vport0p1", "org.qemu.guest_agent.0\n"), ("vport0p2", "agent.channel.0\n")):
         (tmp_path / port).mkdir()
         (tmp_path / port / "name").write_text(name)
     (tmp_path / "vport0p0").mkdir()
-    assert init.serial_channel(str(tmp_path)) == "serial:///dev/vport0p2"
+    assert ports.serial_port(ports.CHANNEL, str(tmp_path)) == "serial:///dev/vport0p2"
 
 
 def test_virtio_console_is_found_by_its_device_id(tmp_path: Path) -> None:
-    assert not init.has_virtio_console(str(tmp_path / "missing"))
+    assert not ports.has_virtio_console(str(tmp_path / "missing"))
     (tmp_path / "virtio0").mkdir()
     (tmp_path / "virtio0/device").write_text("0x0002\n")
-    assert not init.has_virtio_console(str(tmp_path))
+    assert not ports.has_virtio_console(str(tmp_path))
     (tmp_path / "virtio1").mkdir()
     (tmp_path / "virtio1/device").write_text("0x0003\n")
-    assert init.has_virtio_console(str(tmp_path))
+    assert ports.has_virtio_console(str(tmp_path))
 
 
 def test_mount_points_by_device_number() -> None:

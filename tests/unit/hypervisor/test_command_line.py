@@ -38,7 +38,7 @@ def argv(spec: MachineSpec = SPEC, **changes: Any) -> list[str]:
         "accelerator": "tcg",
         "qmp_fd": 3,
         "console_fd": 4,
-        "agent_fd": 5,
+        "port_fds": (5, 6, 7)[: 1 + spec.debug_console + spec.agent_log],
         "disk_fds": tuple(range(20, 20 + disks)),
         "share_fds": tuple(range(40, 40 + len(spec.shares))),
         "ninep_fds": tuple(range(50, 50 + len(spec.ninep))),
@@ -211,11 +211,40 @@ def test_network_forwards() -> None:
 
 
 def test_vsock_takes_the_place_of_the_serial_port() -> None:
-    words = argv(agent_fd=None, vsock=VsockEndpoint(cid=77, fd=9))
+    words = argv(port_fds=(), vsock=VsockEndpoint(cid=77, fd=9))
     drivers = [d["driver"] for d in objects(words, "-device")]
     assert "vhost-vsock-pci" in drivers
     assert "virtserialport" not in drivers
     assert not [word for word in words if "id=agent" in word]
+
+
+def test_streams_beside_the_agents() -> None:
+    spec = with_spec(debug_console=True, agent_log=True)
+    words = argv(spec)
+    chardevs = [word for word in options(words, "-chardev") if word.endswith("server=on,wait=off")]
+    assert [word.split(",")[1:3] for word in chardevs] == [
+        ["id=debug", "fd=5"],
+        ["id=log", "fd=6"],
+        ["id=agent", "fd=7"],
+    ]
+    ports = [d for d in objects(words, "-device") if d["driver"] == "virtserialport"]
+    # The agent's port comes last, so that the others have their names by then, and has its number whatever there is.
+    assert [(d["nr"], d["chardev"], d["name"]) for d in ports] == [
+        (2, "debug", "agent.debug.0"),
+        (3, "log", "agent.log.0"),
+        (1, "agent", "agent.channel.0"),
+    ]
+    line = kernel_line(spec).split()
+    assert line[-3:] == ["agent.debug_console", "agent.debug_console_vport=1026", "agent.log_vport=1025"]
+    assert not [word for word in kernel_line(SPEC).split() if word.startswith("agent.")]
+
+
+@pytest.mark.parametrize(
+    "asked", ["systemd.unified_cgroup_hierarchy=0", "agent.unified_cgroup_hierarchy=false", "quiet"]
+)
+def test_a_guest_has_cgroup_v2_unless_it_is_asked_for_v1(asked: str) -> None:
+    line = kernel_line(with_spec(kernel_params=(asked,))).split()
+    assert ("cgroup_no_v1=all" in line) == (asked == "quiet")
 
 
 def test_kernel_line_has_the_user_last() -> None:

@@ -53,4 +53,9 @@ class Containers(Base):
 
     def stats_container(self, request: agent_pb2.StatsContainerRequest, call: Call) -> agent_pb2.StatsContainerResponse:
         """Its statistics."""
-        return stats.collect(self._container(request).cgroup)
+        container = self._container(request)
+        if container.legacy:
+            from kata.agent import stats1
+
+            return stats1.collect(container.legacy)
+        return stats.collect(container.cgroup)

@@ -14,11 +14,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
+    from kata.agent.memagent import MemoryAgent
     from kata.protocol.server import Call
 
 
 class Observe(Base):
-    """Metrics, diagnostic data, packet filter, policy."""
+    """Metrics, diagnostic data, packet filter, policy, the memory agent."""
 
     def get_metrics(self, request: agent_pb2.GetMetricsRequest, call: Call) -> agent_pb2.Metrics:
         """Guest and agent in numbers."""
@@ -59,3 +60,19 @@ class Observe(Base):
         if new.allows_failing:
             self._sandbox.log.warn("the policy allows what it denies", rule=policy.FALLBACK)
         return self._done()
+
+    def mem_agent_memcg_set(self, request: agent_pb2.MemAgentMemcgConfig, call: Call) -> Message:
+        """How containers' memory is given back."""
+        self._memory_agent().set_reclaim(request)
+        return self._done()
+
+    def mem_agent_compact_set(self, request: agent_pb2.MemAgentCompactConfig, call: Call) -> Message:
+        """How free memory is compacted."""
+        self._memory_agent().set_compact(request)
+        return self._done()
+
+    def _memory_agent(self) -> MemoryAgent:
+        found = self._sandbox.memory_agent
+        if found is None:
+            raise self._sandbox.no_memory_agent
+        return found

@@ -34,20 +34,23 @@ MACHINE = {
     "microvm": "microvm,acpi=off,rtc=on,x-option-roms=off,auto-kernel-cmdline=on,dump-guest-core=off",
 }
 
+CGROUP_V1 = ("systemd.unified_cgroup_hierarchy=0", "agent.unified_cgroup_hierarchy=false")
+"""Kernel parameters that ask for cgroup v1 in the guest. `cgroup_no_v1` cannot be taken back by a later one."""
+
 
 class Resolved(msgspec.Struct, frozen=True, kw_only=True):
     """What the spec leaves open, decided and opened by the caller: descriptor numbers as QEMU will see them.
 
     `disk_fds` follows `devices.all_disks`, `share_fds` follows `spec.shares`, `ninep_fds` `spec.ninep`, `vhost_fds`
-    `spec.nics` (empty for one without vhost, or for all). One of `agent_fd` (a listening
-    unix socket) and `vsock` is given.
+    `spec.nics` (empty for one without vhost, or for all). Without `vsock`, `port_fds` are listening unix sockets
+    that follow `devices.ports`.
     """
 
     binary: str
     accelerator: str
     qmp_fd: int
     console_fd: int
-    agent_fd: int | None = None
+    port_fds: tuple[int, ...] = ()
     vsock: devices.VsockEndpoint | None = None
     disk_fds: tuple[int, ...] = ()
     share_fds: tuple[int, ...] = ()
@@ -58,12 +61,11 @@ class Resolved(msgspec.Struct, frozen=True, kw_only=True):
 
     def fds(self) -> tuple[int, ...]:
         """Every descriptor that QEMU has to inherit."""
-        agent = () if self.agent_fd is None else (self.agent_fd,)
         vsock = () if self.vsock is None else (self.vsock.fd,)
         return (
             self.qmp_fd,
             self.console_fd,
-            *agent,
+            *self.port_fds,
             *vsock,
             *self.disk_fds,
             *self.share_fds,
@@ -84,7 +86,7 @@ def command_line(spec: MachineSpec, resolved: Resolved) -> list[str]:
         *_boot(spec),
         *_buses(spec),
         *_character_devices(spec, resolved),
-        *_agent(spec, resolved),
+        *_ports(spec, resolved),
         *("-object", _json({"qom-type": "rng-builtin", "id": "rng"})),
         *_device(devices.random_source(spec)),
         *(_device(devices.balloon(spec)) if spec.balloon else ()),
@@ -114,10 +116,15 @@ def kernel_line(spec: MachineSpec) -> str:
         "panic=1",
         "reboot=t",  # a triple fault is the one way to reset that q35 and microvm share; -no-reboot makes it an exit
         "no_timer_check",
-        "systemd.unified_cgroup_hierarchy=1",
-        "cgroup_no_v1=all",
+        *(
+            ()
+            if set(spec.kernel_params) & set(CGROUP_V1)
+            else ("systemd.unified_cgroup_hierarchy=1", "cgroup_no_v1=all")
+        ),
         *scsi,
         *iommu,
+        *(("agent.debug_console", f"agent.debug_console_vport={devices.DEBUG.vsock}") if spec.debug_console else ()),
+        *((f"agent.log_vport={devices.LOG.vsock}",) if spec.agent_log else ()),
     )
     return check_kernel_line(" ".join((*ours, *spec.kernel_params)))
 
@@ -174,11 +181,13 @@ def _character_devices(spec: MachineSpec, resolved: Resolved) -> list[str]:
     ]
 
 
-def _agent(spec: MachineSpec, resolved: Resolved) -> list[str]:
+def _ports(spec: MachineSpec, resolved: Resolved) -> list[str]:
     if resolved.vsock is not None:
         return _device(devices.vsock(spec, resolved.vsock))
-    chardev = ("-chardev", f"socket,id=agent,fd={resolved.agent_fd},server=on,wait=off")
-    return [*chardev, *(word for part in devices.serial_port(spec, "agent") for word in _device(part))]
+    words: list[str] = []
+    for port, fd in zip(devices.ports(spec), resolved.port_fds, strict=True):
+        words += ["-chardev", f"socket,id={port.stream},fd={fd},server=on,wait=off"]
+    return [*words, *(word for part in devices.serial_ports(spec) for word in _device(part))]
 
 
 def _network(spec: MachineSpec) -> list[str]:

@@ -13,7 +13,8 @@ import msgspec
 
 from kata.hypervisor.machine import Disk, DiskAddress, MachineSpec, NinePDirectory, PublishedPort, TapNic, UserNetwork
 
-AGENT_PORT = "agent.channel.0"
+MAX_PORTS = 4
+"""Ports of the virtio-serial controller; number 0 is kept for a console (drivers/char/virtio_console.c)."""
 IMAGE_SERIAL = "kata-image"
 
 SERIAL_SLOT, RNG_SLOT, NET_SLOT, VSOCK_SLOT = 0x01, 0x02, 0x03, 0x1C
@@ -27,6 +28,24 @@ PMEM_ALIGNMENT = 2 << 20
 """Linux maps persistent memory in sub-sections of 2 MiB (Documentation/admin-guide/mm/memory-hotplug.rst)."""
 
 Device = dict[str, object]
+
+
+class Port(msgspec.Struct, frozen=True):
+    """A stream between the host and the guest's agent.
+
+    `name` is that of its virtio-serial port and `number` its place there, `vsock` its port where the guest has
+    vsock. `stream` is the name of its character device, and of its socket in the VM's directory.
+    """
+
+    stream: str
+    name: str
+    number: int
+    vsock: int
+
+
+AGENT = Port("agent", "agent.channel.0", 1, 1024)
+DEBUG = Port("debug", "agent.debug.0", 2, 1026)
+LOG = Port("log", "agent.log.0", 3, 1025)
 
 
 class VsockEndpoint(msgspec.Struct, frozen=True):
@@ -75,11 +94,20 @@ def root_port_path(port: int) -> str:
     return f"{ROOT_PORT_SLOT:02x}.{port}/00"
 
 
-def serial_port(spec: MachineSpec, chardev: str) -> list[Device]:
-    """A virtio-serial port that the guest finds by its name, `agent.channel.0`."""
-    controller = _virtio(spec, "virtio-serial", SERIAL_SLOT, id="serial", max_ports=2)
-    port: Device = {"driver": "virtserialport", "bus": "serial.0", "chardev": chardev, "name": AGENT_PORT}
-    return [controller, port]
+def ports(spec: MachineSpec) -> tuple[Port, ...]:
+    """The streams of the machine. The agent's comes last: when the guest sees its name, it has seen the others'."""
+    return (*((DEBUG,) if spec.debug_console else ()), *((LOG,) if spec.agent_log else ()), AGENT)
+
+
+def serial_ports(spec: MachineSpec) -> list[Device]:
+    """A virtio-serial controller and its ports, each of which the guest finds by its name."""
+    controller = _virtio(spec, "virtio-serial", SERIAL_SLOT, id="serial", max_ports=MAX_PORTS)
+    return [controller, *(_serial_port(port) for port in ports(spec))]
+
+
+def _serial_port(port: Port) -> Device:
+    place = {"driver": "virtserialport", "bus": "serial.0", "nr": port.number}
+    return {**place, "chardev": port.stream, "name": port.name}
 
 
 def vsock(spec: MachineSpec, endpoint: VsockEndpoint) -> Device:

@@ -13,10 +13,9 @@ from pathlib import Path
 
 from kata.hypervisor.errors import HypervisorError, SpecError
 from kata.hypervisor.machine import Disk, MachineSpec, SharedDirectory, TapNic
-from kata.hypervisor.qemu.devices import PMEM_ALIGNMENT, VsockEndpoint, all_disks, pmems
+from kata.hypervisor.qemu.devices import PMEM_ALIGNMENT, Port, VsockEndpoint, all_disks, pmems
 from kata.hypervisor.vsock import claim_cid
 
-AGENT_SOCKET = "agent.sock"
 CONNECT_TIMEOUT = 5.0
 VHOST_NET = "/dev/vhost-net"
 
@@ -106,9 +105,14 @@ def _open_vhost(stack: ExitStack) -> int:
     return fd
 
 
-def listen_agent(directory: str, stack: ExitStack) -> int:
-    """A listening unix socket `agent.sock` in `directory`; QEMU joins what connects to the guest's port."""
-    path = Path(directory) / AGENT_SOCKET
+def socket_path(directory: str, port: Port) -> Path:
+    """Where the host's side of a stream of the guest is, for streams over virtio-serial."""
+    return Path(directory) / f"{port.stream}.sock"
+
+
+def listen_port(directory: str, port: Port, stack: ExitStack) -> int:
+    """A listening unix socket in `directory`; QEMU joins what connects to the guest's port."""
+    path = socket_path(directory, port)
     path.unlink(missing_ok=True)
     listener = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
     try:

@@ -32,12 +32,11 @@ from kata.hypervisor.vsock import DEVICE as VSOCK_DEVICE
 from kata.linux.process import PATH, spawn
 
 if TYPE_CHECKING:
-    from kata.hypervisor.machine import Disk, DiskAddress, MachineSpec
+    from kata.hypervisor.machine import Disk, DiskAddress, MachineSpec, Stream
 
 BINARY = "qemu-system-x86_64"
 START_TIMEOUT = 30.0
 """Seconds until QMP must answer. Takes 0.1 s; a host that swaps, or starts many at once, needs more."""
-AGENT_VSOCK_PORT = 1024
 KILL_TIMEOUT = 5.0
 
 
@@ -130,9 +129,14 @@ class QemuMachine:
 
     def agent_address(self) -> str:
         """`vsock://<cid>:1024`, or the unix socket of the virtio-serial port."""
-        if self._cid is not None:
-            return f"vsock://{self._cid}:{AGENT_VSOCK_PORT}"
-        return f"unix://{Path(self.spec.directory) / files.AGENT_SOCKET}"
+        return self._port_address(devices.AGENT)
+
+    def stream_address(self, stream: Stream) -> str:
+        """Like `agent_address`, for another stream. Raises HypervisorError when the machine was made without it."""
+        for port in devices.ports(self.spec):
+            if port.stream == stream:
+                return self._port_address(port)
+        raise HypervisorError(f"the machine was made without the stream {stream}")
 
     def disk_address(self, serial: str) -> DiskAddress:
         """Where a disk is in the guest, one of the spec or one that was added. Raises HypervisorError without one."""
@@ -222,8 +226,14 @@ class QemuMachine:
                 if fd >= 0:
                     os.close(fd)
             self._pidfd = self._stderr = -1
-            for name in (files.AGENT_SOCKET, "pid"):
-                (Path(self.spec.directory) / name).unlink(missing_ok=True)
+            sockets = [files.socket_path(self.spec.directory, port) for port in devices.ports(self.spec)]
+            for path in (*sockets, Path(self.spec.directory) / "pid"):
+                path.unlink(missing_ok=True)
+
+    def _port_address(self, port: devices.Port) -> str:
+        if self._cid is not None:
+            return f"vsock://{self._cid}:{port.vsock}"
+        return f"unix://{files.socket_path(self.spec.directory, port)}"
 
     def _start(self) -> None:
         files.check_boot_files(self.spec)
@@ -246,12 +256,13 @@ class QemuMachine:
     def _argv(self, ours: ExitStack, qmp_fd: int, console_fd: int) -> tuple[list[str], tuple[int, ...]]:
         vsock = files.claim_vsock(ours) if self._uses_vsock() else None
         self._cid = None if vsock is None else vsock.cid
+        ports = devices.ports(self.spec)
         resolved = Resolved(
             binary=self._binary,
             accelerator=self._accelerator,
             qmp_fd=qmp_fd,
             console_fd=console_fd,
-            agent_fd=files.listen_agent(self.spec.directory, ours) if vsock is None else None,
+            port_fds=() if vsock else tuple(files.listen_port(self.spec.directory, port, ours) for port in ports),
             vsock=vsock,
             disk_fds=files.open_disks(self.spec, ours),
             ninep_fds=files.open_ninep(self.spec, ours),
@@ -259,12 +270,12 @@ class QemuMachine:
             share_fds=files.connect_shares(self.spec.shares, ours),
             vhost_fds=files.open_vhost(self.spec.nics, ours),
         )
-        ports = () if self.spec.network is None else self.spec.network.ports
+        published = () if self.spec.network is None else self.spec.network.ports
         prefix = drop_privileges(
             self.spec.uid,
             self.spec.gid,
             accelerator=self._accelerator,
-            bind_low_ports=any(port.host_port < 1024 for port in ports),
+            bind_low_ports=any(port.host_port < 1024 for port in published),
         )
         return [*prefix, *command_line(self.spec, resolved)], (*resolved.fds(), *devices.nic_fds(self.spec))
 
