@@ -18,7 +18,7 @@ from kata.linux.fds import read_text, write_text
 MARK = "trusted.kata"
 """The attribute: a sandbox's id on its own cgroups, `FOLDER` on what had to be made above them."""
 FOLDER = b"folder"
-MAKE_TRIES = 5
+MAKE_TRIES = 20
 
 Warn = Callable[[str], None]
 
@@ -94,9 +94,9 @@ class Group:
             try:
                 self._make_folders(tree)
                 return
-            except FileNotFoundError:  # another sandbox has just removed an empty folder above
-                if last == MAKE_TRIES - 1:
-                    raise
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.ENODEV) or last == MAKE_TRIES - 1:
+                    raise  # else another sandbox has just removed an empty folder above
 
     def _make_folders(self, tree: Hierarchy) -> None:
         above = tree.root

@@ -29,8 +29,8 @@ WAITING = {
     "hypervisor": """
         block_device_aio block_device_cache_direct block_device_cache_noflush block_device_cache_set
         block_device_driver block_device_logical_sector_size block_device_physical_sector_size cold_plug_vfio
-        cpu_features default_bridges disable_block_device_use disable_vhost_net enable_debug enable_iothreads entropy_source
-        firmware guest_hook_path hot_plug_vfio machine_accelerators
+        cpu_features default_bridges disable_block_device_use disable_vhost_net enable_debug enable_iothreads
+        entropy_source firmware guest_hook_path hot_plug_vfio machine_accelerators
         memory_offset msize_9p network_queues num_queues path pcie_root_port queue_size rootfs_type
         virtio_fs_cache virtio_fs_daemon
     """,
