@@ -192,6 +192,15 @@ class AgentClient:
             self._call("GetGuestDetails", agent_pb2.GuestDetailsRequest(mem_block_size=True)),
         )
 
+    def online(self, cpus: int, *, memory: bool) -> None:
+        """Bring CPUs online until there are `cpus` in all (0: leave them), and all memory that came."""
+        request = agent_pb2.OnlineCPUMemRequest(wait=True, nb_cpus=cpus, cpu_only=not memory)
+        self._call("OnlineCPUMem", request)
+
+    def remount_ephemeral(self, storages: Sequence[agent_pb2.Storage]) -> None:
+        """Give tmpfs mounts of the sandbox other options, their size above all."""
+        self._call("UpdateEphemeralMounts", agent_pb2.UpdateEphemeralMountsRequest(storages=storages))
+
     def update_interface(self, interface: agent_pb2.UpdateInterfaceRequest) -> None:
         """Give an interface of the guest its addresses and bring it up."""
         self._call("UpdateInterface", interface)

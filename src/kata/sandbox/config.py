@@ -9,6 +9,7 @@ from typing import Literal
 
 import msgspec
 
+from kata.cgroups.path import Placement
 from kata.hypervisor.machine import Accelerator, Disk, DiskDriver, MachineType, PublishedPort, Transport
 
 DEFAULT_MEMORY_MIB = 256
@@ -36,6 +37,24 @@ class PodNetworkConfig(msgspec.Struct, frozen=True):
     tx_rate: int = 0
 
 
+class Sizing(msgspec.Struct, frozen=True, kw_only=True):
+    """How a machine follows the limits of its containers. CPUs are counted in fractions, memory in MiB.
+
+    `own_*` is the sandbox's share beside the containers', `announced_*` what the engine said beforehand that all
+    containers may use. `follows`: the machine is resized; else it stays as it boots.
+    """
+
+    follows: bool = False
+    own_vcpus: float = 0.0
+    own_memory_mib: int = 0
+    max_vcpus: int = 0
+    max_memory_mib: int = 0
+    memory_slots: int = 0
+    announced_vcpus: float = 0.0
+    announced_memory_mib: int = 0
+    pin_vcpus: bool = False
+
+
 class SandboxConfig(msgspec.Struct, frozen=True, kw_only=True):
     """One VM. `memory_mib` is in MiB, `boot_timeout` in seconds; `dns` goes into the guest's resolv.conf.
 
@@ -43,7 +62,8 @@ class SandboxConfig(msgspec.Struct, frozen=True, kw_only=True):
     systems need; without it they are copied or plugged in. `block_rootfs`: a root file system that is a disk is plugged
     in. `disk_drivers`: how disks are plugged into it, the first that has a place; `root_ports` are places for the
     driver "blk", and under TCG each is a tenth of a second of boot. `shm_bytes`: the size of a /dev/shm that its
-    containers share, 0 for none.
+    containers share, 0 for none. `sizing`: how the machine follows its containers; `cgroup`: its place on the host,
+    None for that of who starts it. `balloon`: memory that the guest does not use goes back to the host.
     """
 
     id: str
@@ -63,6 +83,11 @@ class SandboxConfig(msgspec.Struct, frozen=True, kw_only=True):
     disk_drivers: tuple[DiskDriver, ...] = ("blk",)
     root_ports: int = 0
     shm_bytes: int = 0
+    sizing: Sizing = Sizing()
+    cgroup: Placement | None = None
+    balloon: bool = False
+    preallocate: bool = False
+    hugepages: bool = False
     kernel_params: tuple[str, ...] = ()
     boot_timeout: float = DEFAULT_BOOT_TIMEOUT
 

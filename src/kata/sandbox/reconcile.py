@@ -40,6 +40,7 @@ def remove_leftovers(store: Store, sandbox_id: str) -> None:
             for reference in record.processes:
                 kill(reference)
             _clean_network(record)
+            _clear_cgroups(record)
         remove_vm_directory(sandbox_id)
         store.remove(sandbox_id)
     finally:
@@ -94,6 +95,7 @@ def _bury(store: Store, record: Record) -> None:
     for reference in record.processes:
         kill(reference)
     _clean_network(record)
+    _clear_cgroups(record)
     remove_vm_directory(record.sandbox.id)
     if record.auto_remove:
         store.remove(record.sandbox.id)
@@ -102,6 +104,14 @@ def _bury(store: Store, record: Record) -> None:
     record.finished_at = time.time()
     record.error = "the process that held the sandbox was killed"
     store.write(record)
+
+
+def _clear_cgroups(record: Record) -> None:
+    """After the last process: a cgroup with one in it cannot be removed."""
+    if record.sandbox.cgroup is not None:
+        from kata.cgroups.sandbox import clear
+
+        clear(record.sandbox.cgroup, record.sandbox.id)
 
 
 def _clean_network(record: Record) -> None:

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from kata import paths
 from kata.errors import KataError
@@ -20,22 +20,27 @@ from kata.hypervisor import registry
 from kata.hypervisor.identity import claim_identity
 from kata.hypervisor.machine import Machine, MachineSpec, SharedDirectory, TapNic
 from kata.oci.convert import lost_fields
-from kata.sandbox import guest
+from kata.sandbox import guest, resources
 from kata.sandbox.blockvolumes import volume_place
 from kata.sandbox.config import PodNetworkConfig
 from kata.sandbox.container import Container
 from kata.sandbox.containerplan import ContainerPlan, plan_container
 from kata.sandbox.disks import Disks
 from kata.sandbox.errors import ConflictError, ExistsError, GuestError, NotFoundError
+from kata.sandbox.process import ProcessState
 from kata.sandbox.provide import provide
+from kata.sandbox.translate import resources_for_guest
 from kata.sandbox.updates import Facilities
 
 if TYPE_CHECKING:
+    from kata.cgroups.sandbox import SandboxGroups
     from kata.log import Logger
+    from kata.oci.spec import LinuxResources, Spec
     from kata.protocol.generated import csi_pb2
     from kata.sandbox.agent_client import AgentClient
     from kata.sandbox.config import ContainerConfig, SandboxConfig
     from kata.sandbox.podnetwork import PodNetwork
+    from kata.sandbox.resize import Resizer
     from kata.storage.virtiofs import VirtiofsShare
 
 SHARE_GRACE = 1.0
@@ -70,10 +75,14 @@ class Sandbox:
         self._agent: AgentClient | None = None
         self._share: VirtiofsShare | None = None
         self._disks: Disks | None = None
+        self._groups: SandboxGroups | None = None
+        self._resizer: Resizer | None = None
 
     def start(self) -> None:
         """Boot the VM and prepare its guest. Raises KataError; whatever was begun has then been undone."""
         try:
+            with self._timed("cgroup"):
+                self._enter_cgroup()
             with self._timed("share"):
                 shares = self._start_share()
             with self._timed("network"):
@@ -88,6 +97,7 @@ class Sandbox:
                 if network is not None:
                     network.tell(agent)
                 guest.prepare(agent, self.config)
+            self._follow_containers(machine, agent)
         except BaseException:
             self.stop(graceful=False)
             raise
@@ -102,6 +112,7 @@ class Sandbox:
         with self._timed("create"), contextlib.ExitStack() as undo:
             plan = plan_container(config, Facilities(share=self._share is not None, shm=self.config.shm_bytes > 0))
             self._warn_of_losses(config.id, plan)
+            self._make_room(config, plan, undo)
             provide(plan, agent, disks, self._share, undo)
             plan = plan.with_addresses(machine.disk_address)
             agent.create_container(config.id, plan.spec, plan.storages, plan.devices, sandbox_pids=plan.sandbox_pids)
@@ -142,6 +153,31 @@ class Sandbox:
         agent, _ = self._running()
         assert self._disks is not None  # made with the machine
         return agent, self._disks
+
+    def update_container(self, container_id: str, limits: LinuxResources) -> None:
+        """Give a container other limits, those that are named, and its machine the size for them.
+
+        Raises NotFoundError, ConflictError when it has ended, ContainerError when the guest refuses.
+        """
+        container = self.container(container_id)
+
+        def apply() -> None:
+            container.update(resources_for_guest(limits))
+
+        if self._resizer is None:
+            apply()
+        else:
+            self._resizer.change(container_id, limits, apply)
+
+    def _make_room(self, config: ContainerConfig, plan: ContainerPlan, undo: contextlib.ExitStack) -> None:
+        """Let the machine and its place on the host take the container in, as long as that is there."""
+        spec = cast("Spec", config.spec)
+        limits = spec.get("linux", {}).get("resources", {})
+        if self._groups is not None:
+            self._groups.allow(resources.device_rules(limits))
+        if self._resizer is not None and resources.counts(spec, config.annotations):
+            self._resizer.join(config.id, limits, plan.storages)
+            undo.callback(self._resizer.leave, config.id)
 
     def _warn_of_losses(self, container_id: str, plan: ContainerPlan) -> None:
         lost = lost_fields(plan.spec)
@@ -201,6 +237,33 @@ class Sandbox:
         if self.state is SandboxState.STOPPED or agent is None or machine is None:
             raise ConflictError(f"sandbox {self.config.id[:12]} is not running")
         return agent, machine
+
+    def _enter_cgroup(self) -> None:
+        """Before anything is started, so that all of it is in there."""
+        if self.config.cgroup is None:
+            return
+        from kata.cgroups.sandbox import SandboxGroups
+
+        def warn(finding: str) -> None:
+            self._log.warn("host cgroups", finding=finding)
+
+        self._groups = SandboxGroups(self.config.cgroup, self.config.id, warn)
+        self._undo.callback(self._groups.leave)
+        self._groups.enter()
+
+    def _follow_containers(self, machine: Machine, agent: AgentClient) -> None:
+        from kata.sandbox.resize import Resizer
+
+        daemons = [self._share.pid] if self._share is not None else []
+        self._resizer = Resizer(
+            self.config, machine, agent, self._groups, self._log, daemons=daemons, ended=self._has_ended
+        )
+        self._resizer.settle()
+
+    def _has_ended(self, container_id: str) -> bool:
+        with self._lock:
+            container = self._containers.get(container_id)
+        return container is not None and container.init.state is ProcessState.STOPPED
 
     def _start_share(self) -> tuple[SharedDirectory, ...]:
         if not self.config.share:
@@ -265,6 +328,12 @@ class Sandbox:
             network=guest.nic(config),
             nics=nics,
             shares=shares,
+            max_vcpus=config.sizing.max_vcpus,
+            max_memory_mib=config.sizing.max_memory_mib,
+            memory_slots=config.sizing.memory_slots,
+            balloon=config.balloon,
+            preallocate=config.preallocate,
+            hugepages=config.hugepages,
             uid=identity.uid,
             gid=identity.gid,
         )

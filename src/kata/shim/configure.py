@@ -8,14 +8,18 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from msgspec.structs import replace
+
 from kata import config as configuration
 from kata import paths
+from kata.cgroups.path import placement
 from kata.config.guest import kernel_params
 from kata.osbuilder.assets import present
 from kata.protocol.generated.host import runtimeoptions_pb2
 from kata.sandbox import resources, volumes
-from kata.sandbox.config import GuestAssets, PodNetworkConfig, SandboxConfig
+from kata.sandbox.config import GuestAssets, PodNetworkConfig, SandboxConfig, Sizing
 from kata.sandbox.errors import ConfigError
+from kata.sandbox.resources import Workload
 from kata.shim.bundle import annotations_of
 
 if TYPE_CHECKING:
@@ -28,6 +32,8 @@ if TYPE_CHECKING:
 
 HOSTNAME_LIMIT = 64
 """Bytes of a host name (sethostname(2))."""
+DEFAULT_SLOTS = 10
+"""How often memory can be added where the configuration says 0."""
 ROOT_PORTS, MOST_ROOT_PORTS = 2, 8
 """Places for disks that come later: each costs a little of the boot, and SCSI takes what finds none."""
 
@@ -57,7 +63,8 @@ def config_path(options: AnyMessage | None) -> str | None:
 def sandbox_config(config: Config, kind: Kind, spec: Spec) -> SandboxConfig:
     """The sandbox of a pod, or of a container of its own. Raises KataError when there is nothing to boot from."""
     hypervisor = config.hypervisor
-    work = resources.workload_of(spec, annotations_of(spec))
+    sizing = sizing_of(config, spec)
+    work = resources.workload_of(spec, Workload(sizing.announced_vcpus, sizing.announced_memory_mib))
     machine_type = hypervisor.machine_type
     if machine_type not in ("q35", "microvm"):
         raise ConfigError(f"machine type {machine_type!r} cannot be run")
@@ -69,8 +76,15 @@ def sandbox_config(config: Config, kind: Kind, spec: Spec) -> SandboxConfig:
         id=kind.sandbox_id,
         hostname=spec.get("hostname", "")[:HOSTNAME_LIMIT],
         assets=guest_assets(config),
-        vcpus=resources.vcpus(hypervisor.default_vcpus, work, hypervisor.default_maxvcpus),
-        memory_mib=resources.memory_mib(hypervisor.default_memory, work, hypervisor.default_maxmemory),
+        vcpus=resources.vcpus(sizing.own_vcpus, work, hypervisor.default_maxvcpus),
+        memory_mib=resources.memory_mib(sizing.own_memory_mib, work, hypervisor.default_maxmemory),
+        sizing=sizing,
+        cgroup=placement(
+            spec.get("linux", {}).get("cgroupsPath", ""), kind.sandbox_id, together=config.runtime.sandbox_cgroup_only
+        ),
+        balloon=hypervisor.reclaim_guest_freed_memory,
+        preallocate=hypervisor.enable_mem_prealloc,
+        hugepages=hypervisor.enable_hugepages and hypervisor.hugepage_type == "hugetlbfs",
         machine_type="q35" if machine_type == "q35" else "microvm",
         network=pod_network(config, spec),
         share=hypervisor.shared_fs == "virtio-fs",
@@ -80,6 +94,37 @@ def sandbox_config(config: Config, kind: Kind, spec: Spec) -> SandboxConfig:
         shm_bytes=volumes.shm_bytes(spec.get("mounts", [])),
         kernel_params=kernel_params(config),
         boot_timeout=float(config.agent.dial_timeout),
+    )
+
+
+def sizing_of(config: Config, spec: Spec) -> Sizing:
+    """The sandbox's own share, and how far its machine may grow.
+
+    A machine of fixed size has the shares called overhead, where the operator has set them.
+    """
+    hypervisor, fixed = config.hypervisor, config.runtime.static_sandbox_resource_mgmt
+    announced = resources.announced(annotations_of(spec))
+    share = Sizing(
+        follows=not fixed,
+        own_vcpus=hypervisor.default_vcpus,
+        own_memory_mib=hypervisor.default_memory,
+        announced_vcpus=announced.cpus,
+        announced_memory_mib=announced.memory_mib,
+        pin_vcpus=config.runtime.enable_vcpus_pinning,
+    )
+    if not fixed:
+        return replace(
+            share,
+            max_vcpus=hypervisor.default_maxvcpus,
+            max_memory_mib=hypervisor.default_maxmemory,
+            memory_slots=hypervisor.memory_slots or DEFAULT_SLOTS,
+        )
+    if resources.workload_of(spec, announced) == Workload():
+        return share  # nobody says what the containers need, so it is what a machine gets by default
+    return replace(
+        share,
+        own_vcpus=hypervisor.overhead_vcpus or hypervisor.default_vcpus,
+        own_memory_mib=hypervisor.overhead_memory or hypervisor.default_memory,
     )
 
 

@@ -18,7 +18,6 @@ from kata.sandbox.errors import ConflictError, ExistsError, NotFoundError
 from kata.sandbox.process import ProcessState
 from kata.sandbox.sandbox import Sandbox
 from kata.sandbox.store import Record, Store, process_ref
-from kata.sandbox.translate import resources_for_guest
 from kata.shim.bundle import annotations_of, read_spec
 from kata.shim.configure import Configured, configure
 from kata.shim.events import timestamp
@@ -116,7 +115,11 @@ class Pod:
 
     def update(self, container_id: str, resources: LinuxResources) -> None:
         """Give a task other limits. Raises ConflictError when it has ended."""
-        self.task(container_id).container.update(resources_for_guest(resources))
+        self.task(container_id)
+        sandbox = self._sandbox
+        if sandbox is None:
+            raise ConflictError(f"task {container_id} has ended")
+        sandbox.update_container(container_id, resources)
 
     @property
     def tasks(self) -> list[Task]:
