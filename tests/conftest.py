@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from kata.linux import syscalls
-
 FLOORS = ("linters", "unit", "wire", "kernel", "vm", "containerd", "budget")
 """In the order of what they need and of how long they take: the cheap ones fail first."""
 
@@ -38,12 +36,6 @@ def state_dir() -> Iterator[Path]:
     else:
         os.environ["KATA_STATE_DIR"] = before
     shutil.rmtree(path, ignore_errors=True)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def subreaper() -> None:
-    """Whatever a test starts stays below this process, so that leftovers are known to be ours (prctl(2))."""
-    syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
 
 
 @pytest.fixture(scope="session")

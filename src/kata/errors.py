@@ -22,6 +22,9 @@ errors to exit codes or RPC codes in one place only; nothing else may turn an ex
 
 from __future__ import annotations
 
+import errno
+import os
+
 LAYERS = ("config", "host", "VMM", "guest", "container")
 
 
@@ -41,3 +44,19 @@ class KataError(Exception):
         self.detail = detail
         if layer:
             self.layer = layer
+
+
+def unexpected(error: BaseException) -> KataError:
+    """The sentence for an exception that no room has made one of its own of: the system's, or a fault of ours."""
+    if not isinstance(error, OSError):
+        return KataError(
+            f"an unexpected fault: {type(error).__name__}: {error}",
+            hint="please report it, with what KATA_TRACEBACK=1 or the sandbox's runtime.log shows",
+        )
+    where = f" ({error.filename})" if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return KataError(f"the disk is full{where}", hint="kata check shows how much room there is, and where")
+    what = f"the system refused: {error.strerror or error}{where}"
+    if error.errno in (errno.EACCES, errno.EPERM) and os.geteuid() != 0:
+        return KataError(what, hint="run this as root, or with sudo")
+    return KataError(what, hint="KATA_TRACEBACK=1 shows where")

@@ -36,6 +36,12 @@ def vm_dir() -> Path:
     return state_dir() / "vm"
 
 
+def direct_volumes_dir() -> Path:
+    """What drivers of storage say of volumes that guests get as disks: upstream's place, where those drivers write."""
+    moved = os.environ.get("KATA_STATE_DIR")
+    return state_dir() / "direct-volumes" if moved else Path("/run/kata-containers/shared/direct-volumes")
+
+
 def assets_dir() -> Path:
     """Guest kernel, initrd and image with their manifests."""
     return data_dir() / "assets"

@@ -45,15 +45,18 @@ def ps(*words: str) -> list[dict[str, Any]]:
 
 
 def vmm_pids() -> list[int]:
-    """Every QEMU of a sandbox that these tests have started."""
-    return sorted(
-        pid for pid, line in _command_lines() if "qemu-system" in line and "sandbox-" in line and _is_of_us(pid)
-    )
+    """Every QEMU whose command line names a sandbox of ours."""
+    return sorted(pid for pid, line in _command_lines() if "qemu-system" in line and _is_ours(line))
+
+
+def daemon_pids() -> list[int]:
+    """Every virtiofsd that serves a sandbox of ours."""
+    return sorted(pid for pid, line in _command_lines() if "virtiofsd" in line and _is_ours(line))
 
 
 def leftovers() -> list[str]:
     """What sandboxes have left on this host: processes, files, mounts. Empty is how it should be."""
-    found = [f"process {pid}: {line[:80]}" for pid, line in _command_lines() if _is_ours(line) and _is_of_us(pid)]
+    found = [f"process {pid}: {line[:80]}" for pid, line in _command_lines() if _is_ours(line)]
     for folder in (paths.sandboxes_dir(), paths.vm_dir(), paths.state_dir() / "uids"):
         if folder.is_dir():
             found += [f"file {path}" for path in folder.iterdir() if not path.name.startswith(".")]
@@ -62,21 +65,11 @@ def leftovers() -> list[str]:
     return found
 
 
-def _is_of_us(pid: int) -> bool:
-    """Whether these tests have started it, directly or not: orphans come to them (see conftest's `subreaper`)."""
-    while pid > 1:
-        if pid == os.getpid():
-            return True
-        try:
-            stat = Path(f"/proc/{pid}/stat").read_text()
-        except OSError:
-            return False
-        pid = int(stat.rpartition(")")[2].split()[1])
-    return False
-
-
 def _is_ours(line: str) -> bool:
-    return ("qemu-system" in line and "sandbox-" in line) or "virtiofsd" in line
+    """Whether it serves a sandbox of this checkout: QEMU is told of our kernel, virtiofsd of the sandbox's folder."""
+    if "qemu-system" in line:
+        return "sandbox-" in line and os.fspath(paths.assets_dir()) in line
+    return "virtiofsd" in line and os.fspath(paths.vm_dir()) in line
 
 
 def _command_lines() -> list[tuple[int, str]]:

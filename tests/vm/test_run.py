@@ -297,7 +297,7 @@ def test_the_vmm_killed_is_told() -> None:
     os.kill(qemu, signal.SIGKILL)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 137
-    assert b"kata: guest:" in err
+    assert b"kata: guest: the virtual machine ended (QEMU: killed by signal 9)" in err
 
 
 def test_a_guest_that_never_answers_is_given_up_with_its_console(tmp_path: Path) -> None:

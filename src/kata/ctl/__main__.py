@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import importlib
 import os
 import sys
@@ -12,7 +11,7 @@ from types import ModuleType
 from typing import NoReturn
 
 from kata.ctl.errors import EXIT_FAILED, EXIT_RUN_FAILED, EXIT_USAGE, exit_code, show
-from kata.errors import KataError
+from kata.errors import KataError, unexpected
 from kata.version import __version__
 
 COMMANDS = (
@@ -30,6 +29,7 @@ COMMANDS = (
     "console",
     "iptables",
     "policy",
+    "direct-volume",
     "demo",
     "setup",
     "osbuilder",
@@ -55,6 +55,7 @@ class Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (default: the process's own) and return its exit code."""
+    _open_standard_streams()
     words = list(sys.argv[1:] if argv is None else argv)
     command = next((word for word in words if not word.startswith("-")), "")
     args, unknown = build_parser(command).parse_known_args(words)
@@ -92,6 +93,17 @@ def build_parser(command: str) -> Parser:
     return parser
 
 
+def _open_standard_streams() -> None:
+    """Put /dev/null where a standard stream is closed: else the next file opened would take its number."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number, as those below are open by now
+            os.set_inheritable(number, True)
+            setattr(sys, name, os.fdopen(number, mode, closefd=False))
+
+
 def _execute(args: argparse.Namespace) -> int:
     container_command = args.command_name in CONTAINER_COMMANDS
     try:
@@ -110,24 +122,12 @@ def _execute(args: argparse.Namespace) -> int:
     except Exception as error:
         if os.environ.get("KATA_TRACEBACK"):
             raise
-        show(_unexpected(error))
+        show(unexpected(error))
         return EXIT_RUN_FAILED if container_command else EXIT_FAILED
 
 
-def _unexpected(error: Exception) -> KataError:
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return KataError("the disk is full", hint="kata check shows how much room there is, and where")
-    if isinstance(error, OSError):
-        where = f" ({error.filename})" if error.filename else ""
-        return KataError(f"the system refused: {error.strerror or error}{where}", hint="KATA_TRACEBACK=1 shows where")
-    return KataError(
-        f"an unexpected fault: {type(error).__name__}: {error}",
-        hint="please report it, with what KATA_TRACEBACK=1 shows",
-    )
-
-
 def _load(name: str) -> ModuleType:
-    return importlib.import_module(f"kata.ctl.commands.{name}")
+    return importlib.import_module(f"kata.ctl.commands.{name.replace('-', '_')}")
 
 
 if __name__ == "__main__":

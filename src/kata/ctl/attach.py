@@ -18,6 +18,7 @@ import termios
 import threading
 import tty
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from kata.supervisor.client import Control
 
 CHUNK = 65536
+PIPE_GRACE = 2.0
+"""Seconds for a container to end by itself after its output has lost its reader."""
 FORWARDED = (
     signal.SIGHUP,
     signal.SIGINT,
@@ -43,6 +46,8 @@ class Attachment:
     """Our end of one process's stdio. Make it before the process, `begin` after, `finish` at the end."""
 
     def __init__(self, directory: Path, label: str, *, stdin: bool, terminal: bool) -> None:
+        self._on_broken_pipe: Callable[[], None] = lambda: None
+        self._failure: OSError | None = None
         self._open: dict[str, int] = {}
         self._paths = {"stdin": "", "stdout": "", "stderr": ""}
         self._threads: list[threading.Thread] = []
@@ -73,7 +78,7 @@ class Attachment:
         self._unlink()
         for stream, fd in (("stdout", 1), ("stderr", 2)):
             if stream in self._open:
-                self._start(_copy_out, self._open.pop(stream), fd)
+                self._start(self._copy_out, self._open.pop(stream), fd)
         if "stdin" in self._open:
             self._start(_copy_in, 0, self._open.pop("stdin"), waited_for=False)
 
@@ -82,14 +87,22 @@ class Attachment:
     ) -> int:
         """Stay with a process that has been started, to its end as `wait` gives it; returns its exit code.
 
-        `control` takes signals and sizes; None for a sandbox that has ended meanwhile.
+        `control` takes signals and sizes; None for a sandbox that has ended meanwhile. Raises KataError when a part
+        of the output could not be written; that nobody reads it any more is no error, and ends the process.
         """
         with raw_terminal() if terminal else contextlib.nullcontext():
+            if control is not None:
+                self._on_broken_pipe = partial(end_by_pipe, control, exec_id)
             self.begin()
             if control is not None:
                 forward_signals(control, exec_id, terminal=terminal)
             code, error = wait()
             self.finish()
+        if self._failure is not None:
+            raise KataError(
+                f"output cannot be written: {self._failure.strerror}",
+                hint=f"the command itself ended with exit code {code}",
+            )
         if error:
             print(f"kata: guest: {error}", file=sys.stderr)
         return code
@@ -118,6 +131,13 @@ class Attachment:
             if path:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(path)
+
+    def _copy_out(self, source: int, sink: int) -> None:
+        failure = _pump(source, sink)
+        if isinstance(failure, BrokenPipeError):
+            self._on_broken_pipe()
+        elif failure is not None:
+            self._failure = failure
 
     def _start(self, target: Callable[[int, int], None], source: int, sink: int, *, waited_for: bool = True) -> None:
         thread = threading.Thread(target=target, args=(source, sink), daemon=True)
@@ -150,10 +170,23 @@ def forward_signals(control: Control, exec_id: str, *, terminal: bool) -> None:
             control.resize(rows, columns, exec_id)
 
     for number in FORWARDED:
-        signal.signal(number, forward)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup(1) wants it to stay so
+            signal.signal(number, forward)
     if terminal:
         signal.signal(signal.SIGWINCH, resize)
         resize(signal.SIGWINCH, None)
+
+
+def end_by_pipe(control: Control, exec_id: str) -> None:
+    """Nobody reads our output any more: end the process as the kernel would end a local one, by SIGPIPE.
+
+    A container's first process is spared that unless it has a handler, so it is killed when it does not end.
+    """
+    with contextlib.suppress(KataError):
+        if exec_id:
+            control.signal(signal.SIGPIPE, exec_id)
+        else:
+            control.stop(signal.SIGPIPE, PIPE_GRACE)
 
 
 def terminal_size() -> tuple[int, int]:
@@ -173,8 +206,10 @@ def require_terminal() -> None:
         raise UsageError("-t needs a terminal, and this is not one", hint="leave -t away: -i alone reads a pipe")
 
 
-def _copy_out(source: int, sink: int) -> None:
-    """FIFO to our output. Poll first: before the other side opens, a read says end of file."""
+def _pump(source: int, sink: int) -> OSError | None:
+    """FIFO to our output; what kept it from being written. Poll first: before the other side opens, a read says
+    end of file. The FIFO is closed as soon as nothing more is read, so that nobody waits for room in it.
+    """
     poll = select.poll()
     poll.register(source, select.POLLIN)
     try:
@@ -182,10 +217,10 @@ def _copy_out(source: int, sink: int) -> None:
             poll.poll()
             data = os.read(source, CHUNK)
             if not data:
-                return
+                return None
             _write_all(sink, data)
-    except OSError:
-        pass  # our own output is closed: let the process see a broken pipe too
+    except OSError as error:
+        return error
     finally:
         os.close(source)
 

@@ -97,11 +97,12 @@ def create(options: RunOptions, cleanup: contextlib.ExitStack) -> tuple[Store, R
 
     What is needed only until the sandbox runs is released by `cleanup`.
     """
-    from kata.ctl.prepare import check_machine, guest_assets
+    from kata.ctl.prepare import check_machine, check_ports, guest_assets
     from kata.images.store import ImageStore
 
     store = Store()
     reconcile(store)
+    check_ports(options.ports)
     with output.steps("preparing") as progress:
         assets = guest_assets(progress)
         check_machine(options.machine_type, assets)

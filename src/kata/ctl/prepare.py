@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kata.sandbox.config import GuestAssets
-from kata.sandbox.errors import ConfigError
+from kata.sandbox.errors import ConfigError, ConflictError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from kata.ctl.output import Progress
+    from kata.hypervisor.machine import PublishedPort
 
 BUSYBOX = "busybox"
 
@@ -33,6 +37,33 @@ def check_machine(machine_type: str, assets: GuestAssets) -> None:
     manifest = read_manifest(Path(assets.kernel))
     if machine_type == "microvm" and not (manifest and manifest.options):
         raise ConfigError("--machine microvm needs a guest kernel of our own build", hint="kata kernel build")
+
+
+def check_ports(ports: Sequence[PublishedPort]) -> None:
+    """Raise ConflictError for a port of the host that cannot be published now; QEMU would say it less clearly."""
+    import socket
+
+    kinds = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
+    with contextlib.ExitStack() as held:
+        for port in ports:
+            probe = held.enter_context(socket.socket(socket.AF_INET, kinds[port.protocol]))
+            if port.protocol == "tcp":  # as QEMU does: a port whose last connections are closing is free
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((port.host_address, port.host_port))
+                if port.protocol == "tcp":  # two that only bind would share it
+                    probe.listen(1)
+            except OSError as error:
+                raise _port_error(port, error) from None
+
+
+def _port_error(port: PublishedPort, error: OSError) -> ConflictError:
+    import errno
+
+    what = f"port {port.host_port}/{port.protocol} of {port.host_address} cannot be published"
+    if error.errno == errno.EADDRINUSE:
+        return ConflictError(f"{what}: it is taken", hint="ss -lnptu shows who has it; -p OTHER:GUEST takes another")
+    return ConflictError(f"{what}: {error.strerror}", hint="-p HOST:GUEST publishes on 127.0.0.1")
 
 
 def prepare(progress: Progress) -> GuestAssets:

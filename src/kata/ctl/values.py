@@ -40,11 +40,14 @@ def hostname(text: str) -> str:
 
 
 def memory_mib(text: str) -> int:
-    """`--memory`: a number with b, k, m or g, in bytes without; returned in MiB."""
+    """`--memory`: a number with b, k, m, g or t, in bytes without; returned in MiB. No more than the host has."""
     match = SIZE.fullmatch(text)
     if not match:
         raise UsageError(f"--memory {text!r} is not a size", hint="for example 512m or 2g")
     mib = int(float(match[1]) * UNITS[match[2].lower()] / UNITS["m"])
+    present = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // UNITS["m"]
+    if mib > present:
+        raise UsageError(f"--memory {text} is more than this host has", hint=f"it has {present}m")
     if mib < MINIMUM_MEMORY_MIB:
         raise UsageError(
             f"--memory {text} is too small: a guest boots with {MINIMUM_MEMORY_MIB}m or more",

@@ -24,7 +24,9 @@ DiskDriver = Literal["blk", "scsi", "nvdimm"]
 
 
 class Disk(msgspec.Struct, frozen=True):
-    """A raw block image. The guest sees disks in the order of `MachineSpec.disks`, the guest image first.
+    """A raw image, or a block device of the host.
+
+    The guest sees disks in the order of `MachineSpec.disks`, the guest image first.
 
     `serial` (20 bytes at most, VIRTIO 1.2 section 5.2.4) is how the guest tells disks apart, and how its machine
     names it; persistent memory has none that the guest can see. Its size is a multiple of 2 MiB.
@@ -125,6 +127,18 @@ class MachineSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Whether there is a virtio SCSI controller; without one no SCSI disk can be added."""
     iommu: bool = False
     """Whether the guest has an IOMMU, which it needs to give devices to containers by VFIO."""
+    max_memory_mib: int = 0
+    """How far memory can grow, in MiB, boot memory included; not above `memory_mib` is not at all. q35 alone grows."""
+    memory_slots: int = 0
+    """How often memory can be added."""
+    max_vcpus: int = 0
+    """How many CPUs there can be; not above `vcpus` is none more."""
+    balloon: bool = False
+    """A balloon, by which memory that the guest does not use goes back to the host, and a guest is made smaller."""
+    preallocate: bool = False
+    """Whether all memory is taken from the host at once."""
+    hugepages: bool = False
+    """Whether memory is made of the host's reserved huge pages (hugetlbfs), of their usual size."""
     uid: int | None = None
     gid: int | None = None
 
@@ -170,6 +184,36 @@ class Machine(Protocol):
 
         Raises HypervisorError; when the guest does not let go in time the disk stays, and may be removed later.
         """
+
+    def resize_disk(self, serial: str, size: int) -> None:
+        """Tell the guest that an added disk has `size` bytes now; a file that is smaller grows to it.
+
+        Never smaller than it is: the caller sees to that. Raises HypervisorError.
+        """
+
+    def vcpu_threads(self) -> tuple[int, ...]:
+        """The host's threads that run the guest's CPUs, one each. Raises HypervisorError."""
+
+    def free_memory_slots(self) -> int:
+        """How often memory can be added yet."""
+
+    def add_memory(self, size_mib: int) -> None:
+        """Give the running guest more memory, which its agent has to bring online: MiB, in whole blocks of the guest.
+
+        Raises NoPlaceError when no slot is left, HypervisorError when the VMM refuses; nothing of it is left then.
+        """
+
+    def add_vcpus(self, count: int) -> None:
+        """Give the running guest more CPUs, which its agent has to bring online.
+
+        Raises NoPlaceError beyond `max_vcpus`, HypervisorError when the VMM refuses.
+        """
+
+    def remove_vcpus(self, count: int) -> int:
+        """Take away CPUs that were added; how many. Raises HypervisorError when the guest does not let go in time."""
+
+    def set_balloon(self, memory_mib: int) -> None:
+        """Leave the guest `memory_mib` MiB in all. Returns at once: the guest gives what it can, when it can."""
 
     def wait(self, timeout: float | None = None) -> int | None:
         """Exit status of the VMM when it has ended within `timeout` seconds, else None."""

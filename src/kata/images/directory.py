@@ -55,7 +55,7 @@ def require_usable(tree: Path, store: Path) -> None:
 
 def build(tree: Path, work: Path, progress: Progress) -> tuple[Path, Content]:
     """An erofs file in `work` of what is in `tree` now, and the users' files in it. Raises ImageError."""
-    size, entries = _measure(tree)
+    size, entries = measure(tree)
     workspace.require_space(work, size, 1, f"make a root filesystem of {tree}")
     progress(f"making a root filesystem of {entries} files, {size >> 20} MiB")
     target = work / "rootfs.erofs"
@@ -65,7 +65,7 @@ def build(tree: Path, work: Path, progress: Progress) -> tuple[Path, Content]:
 
 def pack(tree: Path, work: Path, progress: Progress) -> Path:
     """A layout in `work` with one image of one layer: `tree` as it is now. Raises ImageError, NoSpaceError."""
-    size, entries = _measure(tree)
+    size, entries = measure(tree)
     workspace.require_space(work, size + entries * 2048, 4, f"import {tree}")
     progress(f"packing {entries} files, {size >> 20} MiB")
     archive = work / "layer.tar"
@@ -104,7 +104,7 @@ def _tar(tree: Path, archive: Path) -> None:
         raise ImageError(f"{tree} could not be packed", detail=error.detail, hint=error.hint) from None
 
 
-def _measure(tree: Path) -> tuple[int, int]:
+def measure(tree: Path) -> tuple[int, int]:
     """Bytes in whole blocks, and files. With a list of its own: a hostile tree is deeper than Python's stack."""
     size = entries = 0
     waiting = [str(tree)]

@@ -1,7 +1,7 @@
 """Locks between processes (and threads) that use one store, with a deadline.
 
 flock(2) belongs to an open file description: a process that dies gives it back, and each `locked` block opens
-its own, so threads exclude each other as well. Called by the store and by `workspace` only.
+its own, so threads exclude each other as well. Called by the store, by `snapshots` and by `workspace`.
 """
 
 from __future__ import annotations

@@ -54,11 +54,11 @@ def request(
     finally:
         connection.close()
     if response.status != 200:
-        raise RefusedError(response.status, _printable(answer))
+        raise RefusedError(response.status, f"the sandbox refuses: {_printable(answer) or response.reason}")
     return answer
 
 
 def _printable(answer: bytes) -> str:
     """An error's text, which may come from the guest, for a terminal."""
     text = answer[:4000].decode("utf-8", "replace").strip()
-    return "".join(char if char.isprintable() else " " for char in text) or "it said no"
+    return "".join(char if char.isprintable() else " " for char in text)

@@ -7,7 +7,7 @@ else.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol
 
 from kata.errors import KataError
 from kata.management.errors import HttpError
@@ -61,15 +61,10 @@ class Managed(Protocol):
     def console_url(self) -> str:
         """Where the debug console is. Raises KataError when there is none."""
 
+    def volume_stats(self, volume_path: str) -> csi_pb2.VolumeStatsResponse:
+        """How full the volume is that the host knows by that path. Raises KataError."""
 
-@runtime_checkable
-class VolumeOwner(Protocol):
-    """A sandbox that can tell of its volumes."""
-
-    def volume_stats(self, path: str) -> csi_pb2.VolumeStatsResponse:
-        """How full the volume is that the host knows as `path`. Raises KataError."""
-
-    def resize_volume(self, path: str, size: int) -> None:
+    def resize_volume(self, volume_path: str, size: int) -> None:
         """Make the volume `size` bytes. Raises KataError."""
 
 
@@ -128,7 +123,7 @@ class Routes:
 
     def _volume_stats(self, request: Request) -> Response:
         path = request.query.get("path") or request.body.decode("utf-8", "replace")
-        stats = self._volumes().volume_stats(_volume_path(path))
+        stats = self._sandbox.volume_stats(_volume_path(path))
         usage = [
             {"available": one.available, "total": one.total, "used": one.used, "unit": one.unit} for one in stats.usage
         ]
@@ -144,13 +139,8 @@ class Routes:
             raise HttpError(400, 'the body must be {"VolumePath": "...", "Size": bytes}') from None
         if type(size) is not int or not 0 < size < 1 << 63:
             raise HttpError(400, f"a volume cannot have the size {str(size)[:40]!r}")
-        self._volumes().resize_volume(_volume_path(path), size)
+        self._sandbox.resize_volume(_volume_path(path), size)
         return Response()
-
-    def _volumes(self) -> VolumeOwner:
-        if not isinstance(self._sandbox, VolumeOwner):
-            raise HttpError(501, "this sandbox does not tell of its volumes")
-        return self._sandbox
 
 
 def _volume_path(path: object) -> str:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from kata.oci.spec import LinuxResources, Process, Spec
+    from kata.protocol.generated import csi_pb2
 
 AGENT = "grpc.AgentService"
 HEALTH = "grpc.Health"
@@ -88,13 +89,20 @@ class AgentClient:
             pass
 
     def create_container(
-        self, container_id: str, spec: Spec, storages: Sequence[agent_pb2.Storage], *, sandbox_pids: bool = False
+        self,
+        container_id: str,
+        spec: Spec,
+        storages: Sequence[agent_pb2.Storage],
+        devices: Sequence[agent_pb2.Device] = (),
+        *,
+        sandbox_pids: bool = False,
     ) -> None:
         """Create the container; its process waits for `start_container`."""
         request = agent_pb2.CreateContainerRequest(
             container_id=container_id,
             exec_id=container_id,
             storages=storages,
+            devices=devices,
             sandbox_pidns=sandbox_pids,
             OCI=convert.spec_to_proto(spec),
         )
@@ -201,12 +209,34 @@ class AgentClient:
         """Replace the policy, if the one before allows that."""
         self._call("SetPolicy", agent_pb2.SetPolicyRequest(policy=policy))
 
+    def copy_file(self, piece: agent_pb2.CopyFileRequest) -> None:
+        """Put a piece of a file, a directory or a link into the guest."""
+        self._call("CopyFile", piece)
+
+    def volume_stats(self, guest_path: str) -> csi_pb2.VolumeStatsResponse:
+        """How full the volume is that the guest has mounted there."""
+        request = agent_pb2.VolumeStatsRequest(volume_guest_path=guest_path)
+        return cast("csi_pb2.VolumeStatsResponse", self._call("GetVolumeStats", request))
+
+    def resize_volume(self, guest_path: str, size: int) -> None:
+        """Grow the volume's file system to its disk, which has `size` bytes or more."""
+        self._call("ResizeVolume", agent_pb2.ResizeVolumeRequest(volume_guest_path=guest_path, size=size))
+
     def guest_details(self) -> agent_pb2.GuestDetailsResponse:
         """Version and abilities of the agent."""
         return cast(
             agent_pb2.GuestDetailsResponse,
             self._call("GetGuestDetails", agent_pb2.GuestDetailsRequest(mem_block_size=True)),
         )
+
+    def online(self, cpus: int, *, memory: bool) -> None:
+        """Bring CPUs online until there are `cpus` in all (0: leave them), and all memory that came."""
+        request = agent_pb2.OnlineCPUMemRequest(wait=True, nb_cpus=cpus, cpu_only=not memory)
+        self._call("OnlineCPUMem", request)
+
+    def remount_ephemeral(self, storages: Sequence[agent_pb2.Storage]) -> None:
+        """Give tmpfs mounts of the sandbox other options, their size above all."""
+        self._call("UpdateEphemeralMounts", agent_pb2.UpdateEphemeralMountsRequest(storages=storages))
 
     def update_interface(self, interface: agent_pb2.UpdateInterfaceRequest) -> None:
         """Give an interface of the guest its addresses and bring it up."""
@@ -257,9 +287,11 @@ class AgentClient:
                 self._observe(request.DESCRIPTOR.full_name, (time.monotonic() - begin) * 1000)
 
 
-EXECUTABLE_MISSING = re.compile(r"executable file [`'\"]?.*not found|no such file or directory", re.IGNORECASE)
+EXECUTABLE_MISSING = re.compile(
+    r"executable file .*not found|(open executable|exec container process).*no such file or directory", re.IGNORECASE
+)
 EXECUTABLE_REFUSED = re.compile(
-    r"permission denied|operation not permitted|exec format error|is a directory|not executable", re.IGNORECASE
+    r"permission denied|operation not permitted|exec format error|is a directory|not executable|chdir", re.IGNORECASE
 )
 
 

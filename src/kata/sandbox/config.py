@@ -9,7 +9,8 @@ from typing import Literal
 
 import msgspec
 
-from kata.hypervisor.machine import Accelerator, Disk, MachineType, PublishedPort, Transport
+from kata.cgroups.path import Placement
+from kata.hypervisor.machine import Accelerator, Disk, DiskDriver, MachineType, PublishedPort, Transport
 
 DEFAULT_MEMORY_MIB = 256
 MINIMUM_MEMORY_MIB = 96
@@ -36,13 +37,34 @@ class PodNetworkConfig(msgspec.Struct, frozen=True):
     tx_rate: int = 0
 
 
+class Sizing(msgspec.Struct, frozen=True, kw_only=True):
+    """How a machine follows the limits of its containers. CPUs are counted in fractions, memory in MiB.
+
+    `own_*` is the sandbox's share beside the containers', `announced_*` what the engine said beforehand that all
+    containers may use. `follows`: the machine is resized; else it stays as it boots.
+    """
+
+    follows: bool = False
+    own_vcpus: float = 0.0
+    own_memory_mib: int = 0
+    max_vcpus: int = 0
+    max_memory_mib: int = 0
+    memory_slots: int = 0
+    announced_vcpus: float = 0.0
+    announced_memory_mib: int = 0
+    pin_vcpus: bool = False
+
+
 class SandboxConfig(msgspec.Struct, frozen=True, kw_only=True):
     """One VM. `memory_mib` is in MiB, `boot_timeout` in seconds; `dns` goes into the guest's resolv.conf.
 
     `share`: the guest sees directories of the host (virtio-fs), which its containers' volumes and shared root file
-    systems need. `root_ports` is how many devices can come while it runs; under TCG each is a tenth of a second of
-    boot. `shm_bytes`: the size of a /dev/shm that its containers share, 0 for none. `debug_console`: the host can have
-    a root shell of the guest.
+    systems need; without it they are copied or plugged in. `block_rootfs`: a root file system that is a disk is plugged
+    in. `disk_drivers`: how disks are plugged into it, the first that has a place; `root_ports` are places for the
+    driver "blk", and under TCG each is a tenth of a second of boot. `shm_bytes`: the size of a /dev/shm that its
+    containers share, 0 for none. `sizing`: how the machine follows its containers; `cgroup`: its place on the host,
+    None for that of who starts it. `balloon`: memory that the guest does not use goes back to the host.
+    `debug_console`: the host can have a root shell of the guest.
     """
 
     id: str
@@ -58,8 +80,15 @@ class SandboxConfig(msgspec.Struct, frozen=True, kw_only=True):
     dns: tuple[str, ...] = ()
     disks: tuple[Disk, ...] = ()
     share: bool = False
+    block_rootfs: bool = False
+    disk_drivers: tuple[DiskDriver, ...] = ("blk",)
     root_ports: int = 0
     shm_bytes: int = 0
+    sizing: Sizing = Sizing()
+    cgroup: Placement | None = None
+    balloon: bool = False
+    preallocate: bool = False
+    hugepages: bool = False
     kernel_params: tuple[str, ...] = ()
     debug_console: bool = False
     boot_timeout: float = DEFAULT_BOOT_TIMEOUT
@@ -77,6 +106,23 @@ class SharedRootfs(msgspec.Struct, frozen=True, tag="share"):
     path: str
 
 
+class PluggedRootfs(msgspec.Struct, frozen=True, tag="plug"):
+    """A block device or image file of the host, plugged in for this container.
+
+    `layered`: it stays as it is, and what the container writes is in the guest's memory; else the container writes to
+    it unless it is `readonly`. `options` are the guest's mount options.
+    """
+
+    path: str
+    fstype: str
+    options: tuple[str, ...] = ()
+    readonly: bool = True
+    layered: bool = True
+
+
+Rootfs = DiskRootfs | SharedRootfs | PluggedRootfs
+
+
 class ContainerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """One container. `spec` is its OCI spec as config.json has it, with the host's paths.
 
@@ -85,7 +131,7 @@ class ContainerConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str
     spec: dict[str, object]
-    rootfs: DiskRootfs | SharedRootfs
+    rootfs: Rootfs
     stop_signal: int = 15
     resolv_conf: bool = False
     annotations: dict[str, str] = {}

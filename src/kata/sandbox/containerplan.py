@@ -1,6 +1,6 @@
 """Everything that one container needs of its sandbox, found out before anything is done: a value.
 
-Called by `sandbox.create_container`, which then shares the directories and tells the agent. Looks at paths of the
+Called by `sandbox.create_container`, which has `provide` carry it out and then tells the agent. Looks at paths of the
 host and changes nothing.
 """
 
@@ -9,12 +9,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from kata.sandbox import guest
-from kata.sandbox.config import SharedRootfs
+from kata.sandbox.config import PluggedRootfs, SharedRootfs
+from kata.sandbox.devices import DevicePlan, plan_devices
+from kata.sandbox.disks import plug_of
 from kata.sandbox.translate import Translation, for_guest, wants_sandbox_pids
-from kata.sandbox.volumes import Share, plan_mounts
+from kata.sandbox.updates import Copy, Facilities, MountUpdate, Plug, Share, addressed
+from kata.sandbox.volumes import plan_mounts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from kata.oci.spec import Spec
     from kata.protocol.generated import agent_pb2
@@ -22,32 +25,77 @@ if TYPE_CHECKING:
 
 
 class ContainerPlan(NamedTuple):
-    """`spec` is the guest's form; `shares` must be there before the agent is asked. `warnings` are for the log."""
+    """`spec` is the guest's form. `shares`, `plugs` and `copies` must be there before the agent is asked.
+
+    `storages` and `devices` lack the addresses of disks until `with_addresses`. `warnings` are for the log.
+    """
 
     spec: Spec
     storages: list[agent_pb2.Storage]
+    devices: list[agent_pb2.Device]
     shares: list[Share]
+    plugs: list[Plug]
+    copies: list[Copy]
     sandbox_pids: bool
     warnings: list[str]
 
+    def with_addresses(self, address: Callable[[str], tuple[str, str]]) -> ContainerPlan:
+        """The same once every disk is plugged in; `address` finds a disk of the machine by its serial."""
+        storages, devices = addressed(self.storages, self.devices, address)
+        return self._replace(storages=storages, devices=devices)
 
-def plan_container(
-    config: ContainerConfig, disk_address: Callable[[str], tuple[str, str]], *, shm: bool
-) -> ContainerPlan:
-    """The plan for a container. `disk_address` finds a disk of the machine. Raises ConfigError."""
+
+def plan_container(config: ContainerConfig, has: Facilities) -> ContainerPlan:
+    """The plan for a container of a sandbox that has these. Raises ConfigError, VolumeError."""
     spec = cast("Spec", config.spec)
-    rootfs, storages = guest.rootfs(config, disk_address)
-    updates = plan_mounts(config.id, spec.get("mounts", []), shm=shm)
+    updates = plan_mounts(config.id, spec.get("mounts", []), has)
+    devices = plan_devices(spec) + [
+        DevicePlan(update.plug, update.device["path"]) for update in updates if update.plug and update.device
+    ]
+    plugs = [update.plug for update in updates if update.plug and not update.device]
+    place, storages, root_shares, root_plugs = _rootfs(config)
     added = [guest.resolv_conf()] if config.resolv_conf else []
-    shares = [update.share for update in updates if update.share]
-    if isinstance(config.rootfs, SharedRootfs):
-        # Writable on the host even for a read-only root: the guest makes mount points in it first, and what it could
-        # write to is this container's own.
-        shares.insert(0, Share(guest.rootfs_name(config.id), config.rootfs.path, readonly=False))
     return ContainerPlan(
-        spec=for_guest(spec, Translation(rootfs, updates, added, config.annotations)),
+        spec=for_guest(
+            spec,
+            Translation(
+                place, updates, added, [update.device for update in updates if update.device], config.annotations
+            ),
+        ),
         storages=storages + [update.storage for update in updates if update.storage],
-        shares=shares,
+        devices=[device.message for device in devices],
+        shares=root_shares + _shares(updates),
+        plugs=root_plugs + _merged(plugs + [device.plug for device in devices]),
+        copies=[update.copy for update in updates if update.copy],
         sandbox_pids=wants_sandbox_pids(spec),
         warnings=[update.warning for update in updates if update.warning],
     )
+
+
+def _rootfs(config: ContainerConfig) -> tuple[str, list[agent_pb2.Storage], list[Share], list[Plug]]:
+    place, storages = guest.rootfs(config)
+    shares, plugs = [], []
+    if isinstance(config.rootfs, SharedRootfs):
+        # Writable on the host even for a read-only root: the guest makes mount points in it first, and what it could
+        # write to is this container's own.
+        shares.append(Share(guest.rootfs_name(config.id), config.rootfs.path, readonly=False))
+    elif isinstance(config.rootfs, PluggedRootfs):
+        plug = plug_of(config.rootfs.path, readonly=config.rootfs.readonly)
+        plugs.append(plug)
+        storages[0].source = plug.serial
+    return place, storages, shares, plugs
+
+
+def _shares(updates: Sequence[MountUpdate]) -> list[Share]:
+    return [update.share for update in updates if update.share]
+
+
+def _merged(plugs: Sequence[Plug]) -> list[Plug]:
+    """Each disk once; writable when any of its uses is."""
+    merged: dict[str, Plug] = {}
+    for plug in plugs:
+        before = merged.get(plug.serial, plug)
+        merged[plug.serial] = before._replace(
+            readonly=before.readonly and plug.readonly, volume=before.volume or plug.volume
+        )
+    return list(merged.values())

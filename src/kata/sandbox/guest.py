@@ -12,12 +12,10 @@ from typing import TYPE_CHECKING
 from kata.hypervisor.machine import UserNetwork
 from kata.protocol.generated import agent_pb2, types_pb2
 from kata.protocol.generated.agent_pb2 import Storage
-from kata.sandbox.config import SharedRootfs
-from kata.sandbox.volumes import SANDBOX_SHM, SHARE_MOUNT
+from kata.sandbox.config import DiskRootfs, SharedRootfs
+from kata.sandbox.updates import PLUGGED, SANDBOX_SHM, SHARE_MOUNT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from kata.oci.spec import Mount
     from kata.sandbox.agent_client import AgentClient
     from kata.sandbox.config import ContainerConfig, SandboxConfig
@@ -53,19 +51,27 @@ def prepare(agent: AgentClient, config: SandboxConfig) -> None:
     agent.create_sandbox(config.id, config.hostname, lines, _storages(config))
 
 
-def rootfs(config: ContainerConfig, disk_address: Callable[[str], tuple[str, str]]) -> tuple[str, list[Storage]]:
-    """Where the guest has the container's root file system, and the storages that make it.
+def rootfs(config: ContainerConfig) -> tuple[str, list[Storage]]:
+    """Where the guest has the container's root file system, and the storages that make it, its disk's first.
 
-    A disk (erofs) is mounted read-only, with an overlay over it in the guest's memory. A read-only root has one too:
-    the places to mount on are made in it before the runtime closes it.
+    A disk that stays as it is (erofs) is mounted read-only, with an overlay over it in the guest's memory. A read-only
+    root has one too: the places to mount on are made in it before the runtime closes it.
     """
-    if isinstance(config.rootfs, SharedRootfs):
+    how = config.rootfs
+    if isinstance(how, SharedRootfs):
         return f"{SHARE_MOUNT}/{rootfs_name(config.id)}", []
-    driver, source = disk_address(config.rootfs.serial)
     layer, place = f"{LAYERS}/{config.id}", f"{ROOTFS}/{config.id}"
+    if isinstance(how, DiskRootfs):
+        disk = agent_pb2.Storage(driver=PLUGGED, source=how.serial, fstype="erofs", options=["ro"])
+    else:
+        disk = agent_pb2.Storage(driver=PLUGGED, fstype=how.fstype, options=how.options)
+        if not how.layered:
+            disk.mount_point = place
+            return place, [disk]
+    disk.mount_point = layer
     options = [f"lowerdir={layer}", "io.katacontainers.fs-opt.overlay-rw"]
     return place, [
-        agent_pb2.Storage(driver=driver, source=source, fstype="erofs", options=["ro"], mount_point=layer),
+        disk,
         agent_pb2.Storage(driver="overlayfs", source="overlay", fstype="overlay", options=options, mount_point=place),
     ]
 

@@ -20,6 +20,7 @@ from kata.sandbox.config import PodNetworkConfig
 from kata.sandbox.errors import SandboxError
 from kata.sandbox.process import LOST_EXIT_CODE
 from kata.sandbox.store import ProcessRef, Record, Store, process_ref
+from kata.storage.directvolumes import unmark_all
 
 KILL_TIMEOUT = 5.0
 
@@ -39,10 +40,22 @@ def remove_leftovers(store: Store, sandbox_id: str) -> None:
             for reference in record.processes:
                 kill(reference)
             _clean_network(record)
-        _remove_vm_directory(sandbox_id)
+            _clear_cgroups(record)
+        remove_vm_directory(sandbox_id)
         store.remove(sandbox_id)
     finally:
         os.close(lock)
+
+
+def remove_vm_directory(sandbox_id: str) -> None:
+    """Remove the VMM's folder, then the user id that was claimed in its name and its marks on direct volumes.
+
+    Idempotent.
+    """
+    directory = paths.vm_dir() / sandbox_id
+    shutil.rmtree(directory, ignore_errors=True)
+    release_identities(os.fspath(directory))
+    unmark_all(sandbox_id)
 
 
 def kill(reference: ProcessRef) -> None:
@@ -82,7 +95,8 @@ def _bury(store: Store, record: Record) -> None:
     for reference in record.processes:
         kill(reference)
     _clean_network(record)
-    _remove_vm_directory(record.sandbox.id)
+    _clear_cgroups(record)
+    remove_vm_directory(record.sandbox.id)
     if record.auto_remove:
         store.remove(record.sandbox.id)
         return
@@ -92,11 +106,12 @@ def _bury(store: Store, record: Record) -> None:
     store.write(record)
 
 
-def _remove_vm_directory(sandbox_id: str) -> None:
-    """The VMM's folder, then the user id that was claimed in its name."""
-    directory = paths.vm_dir() / sandbox_id
-    shutil.rmtree(directory, ignore_errors=True)
-    release_identities(os.fspath(directory))
+def _clear_cgroups(record: Record) -> None:
+    """After the last process: a cgroup with one in it cannot be removed."""
+    if record.sandbox.cgroup is not None:
+        from kata.cgroups.sandbox import clear
+
+        clear(record.sandbox.cgroup, record.sandbox.id)
 
 
 def _clean_network(record: Record) -> None:

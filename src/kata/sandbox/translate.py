@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from kata.oci.spec import Hooks, Linux, LinuxNamespace, LinuxResources, Mount, Spec
-    from kata.sandbox.volumes import MountUpdate
+    from kata.oci.spec import Hooks, Linux, LinuxDevice, LinuxNamespace, LinuxResources, Mount, Spec
+    from kata.sandbox.updates import MountUpdate
 
-OWN_NAMESPACES = ("network", "cgroup", "time")
-"""The VM is the pod's network; the guest's cgroups and clock are the container's already."""
+GUESTS_OWN = ("network", "time", "pid")
+"""The VM is the pod's network, the guest's clock is the container's, and which processes it sees the agent knows."""
 
 BLOCK_DEVICE_LIMITS = ("blockIO", "network")
 """These name devices and traffic classes of the host, and there they are enforced."""
@@ -28,6 +28,7 @@ class Translation(NamedTuple):
     rootfs: str
     mounts: Sequence[MountUpdate] = ()
     added_mounts: Sequence[Mount] = ()
+    added_devices: Sequence[LinuxDevice] = ()
     annotations: dict[str, str] = {}
 
 
@@ -36,7 +37,7 @@ def for_guest(spec: Spec, how: Translation) -> Spec:
     result: Spec = {**spec}
     result["root"] = {**spec.get("root", {}), "path": how.rootfs}
     result["mounts"] = _apply(spec.get("mounts", []), how.mounts) + list(how.added_mounts)
-    result["linux"] = _linux(spec.get("linux", {}))
+    result["linux"] = _linux(spec.get("linux", {}), how.added_devices)
     if how.annotations:
         result["annotations"] = {**spec.get("annotations", {}), **how.annotations}
     hooks = _hooks(spec.get("hooks", {}))
@@ -62,8 +63,10 @@ def resources_for_guest(resources: LinuxResources) -> LinuxResources:
     return cast("LinuxResources", result)
 
 
-def _linux(linux: Linux) -> Linux:
+def _linux(linux: Linux, added: Sequence[LinuxDevice]) -> Linux:
     result: Linux = {**linux}
+    if added:
+        result["devices"] = [*linux.get("devices", []), *added]
     result["namespaces"] = _namespaces(linux.get("namespaces", []))
     if "resources" in linux:
         result["resources"] = resources_for_guest(linux["resources"])
@@ -72,9 +75,10 @@ def _linux(linux: Linux) -> Linux:
 
 
 def _namespaces(asked: Sequence[LinuxNamespace]) -> list[LinuxNamespace]:
-    """Paths are the host's; which of the guest's namespaces are shared, the agent knows."""
-    dropped = (*OWN_NAMESPACES, "pid")
-    return [{"type": entry["type"]} for entry in asked if entry["type"] not in dropped]
+    """Paths are the host's. A cgroup namespace is always there: engines of cgroup v1 hosts do not ask for one, and
+    without it a container would see the guest's whole hierarchy."""
+    kinds = [entry["type"] for entry in asked if entry["type"] not in GUESTS_OWN]
+    return [{"type": kind} for kind in dict.fromkeys((*kinds, "cgroup"))]
 
 
 def _hooks(hooks: Hooks) -> Hooks:

@@ -1,8 +1,9 @@
 """What each mount of a container's specification becomes in the guest: one value a mount, and nothing is done yet.
 
-Called by `sandbox` for every container. Handlers look at the host's path and return a `MountUpdate`; `translate`
-applies all of them at once, and the sandbox shares what they ask for. Never mount or share here.
-Rules and guest paths are upstream's (protocol facts, sections 6 and 8).
+Called by `containerplan` for every container. Handlers look at the host's path and return `MountUpdate`s; `translate`
+applies all of them at once, and `provide` carries out what they ask for. Never mount, plug or share here.
+Rules and guest paths are upstream's (protocol facts, sections 6 and 8). Where each kind of file ends up is drawn in
+docs/storage.md; handlers of disks are in `blockvolumes`.
 """
 
 from __future__ import annotations
@@ -10,50 +11,43 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from kata.protocol.generated import agent_pb2
+from kata.sandbox import blockvolumes
 from kata.sandbox.errors import ConfigError
+from kata.sandbox.updates import (
+    EPHEMERAL,
+    LOCAL,
+    SANDBOX_SHM,
+    SHARE_MOUNT,
+    WATCHABLE,
+    Copy,
+    Facilities,
+    MountUpdate,
+    Share,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from kata.oci.spec import Mount
 
-SHARE_MOUNT = "/run/kata-containers/shared/containers"
-"""Where the guest mounts the share."""
-SANDBOX_SHM = "/run/kata-containers/sandbox/shm"
-EPHEMERAL = "/run/kata-containers/sandbox/ephemeral"
 EMPTY_DIR = "kubernetes.io~empty-dir"
+CHANGING = ("kubernetes.io~configmap", "kubernetes.io~secret", "kubernetes.io~projected", "kubernetes.io~downward-api")
+"""Volumes that the kubelet brings up to date while they are in use, and that programs watch with inotify."""
 HOST_ONLY = ("/proc", "/sys", "/dev")
 """Sources below these are the guest's own: a guest has other processes, hardware and devices than its host."""
+DEFAULT_SHM = 64 << 20
 
 
-class Share(NamedTuple):
-    """A path of the host that the guest has to see as `name` in the share."""
-
-    name: str
-    path: str
-    readonly: bool
-
-
-class MountUpdate(NamedTuple):
-    """What the mount at `position` of the specification becomes; `mount` None drops it."""
-
-    position: int
-    mount: Mount | None
-    share: Share | None = None
-    storage: agent_pb2.Storage | None = None
-    warning: str = ""
-
-
-def plan_mounts(container_id: str, mounts: Sequence[Mount], *, shm: bool) -> list[MountUpdate]:
-    """One update for every mount that changes. `shm`: the sandbox has a shared /dev/shm. Raises ConfigError."""
+def plan_mounts(container_id: str, mounts: Sequence[Mount], has: Facilities) -> list[MountUpdate]:
+    """One update for every mount that changes. Raises ConfigError, VolumeError."""
     updates = []
     for position, mount in enumerate(mounts):
         for applies, handle in HANDLERS:
             if applies(mount):
-                updates += handle(container_id, position, mount, shm=shm)
+                updates += handle(container_id, position, mount, has)
                 break
     return updates
 
@@ -64,7 +58,16 @@ def share_name(container_id: str, destination: str) -> str:
     return f"{container_id}-{digest}-{os.path.basename(destination.rstrip('/')) or 'root'}"
 
 
-def _is_bind(mount: Mount) -> bool:
+def shm_bytes(mounts: Sequence[Mount]) -> int:
+    """How large the /dev/shm of a pod is: what whoever made it on the host gave it, else 64 MiB."""
+    mount = next((mount for mount in mounts if _is_shm(mount) and is_bind(mount)), None)
+    if mount is None or _fstype(mount.get("source", "")) != "tmpfs":
+        return DEFAULT_SHM
+    return _tmpfs_bytes(mount["source"]) or DEFAULT_SHM
+
+
+def is_bind(mount: Mount) -> bool:
+    """Whether a mount shows a path of the host."""
     options = mount.get("options", [])
     return mount.get("type") == "bind" or "bind" in options or "rbind" in options
 
@@ -78,33 +81,67 @@ def _is_guests_own(mount: Mount) -> bool:
     return any(source == top or source.startswith(f"{top}/") for top in HOST_ONLY)
 
 
+def _is_empty_dir(mount: Mount) -> bool:
+    """A Kubernetes emptyDir, by its path; not what is below one, which is a subPath of it."""
+    return os.path.basename(os.path.dirname(mount.get("source", "").rstrip("/"))) == EMPTY_DIR
+
+
 def _is_memory_volume(mount: Mount) -> bool:
-    """A Kubernetes emptyDir of medium Memory: by its path, and the file system that kubelet mounted there."""
-    source = mount.get("source", "")
-    return EMPTY_DIR in source.split("/") and _fstype(source) == "tmpfs"
+    """An emptyDir of medium Memory: by the file system that kubelet mounted there."""
+    return _is_empty_dir(mount) and _fstype(mount["source"].rstrip("/")) == "tmpfs"
 
 
-def _keep(container_id: str, position: int, mount: Mount, *, shm: bool) -> list[MountUpdate]:
+def _is_changing(mount: Mount) -> bool:
+    """A ConfigMap, Secret or the like as a whole: the kubelet never updates what is mounted by subPath."""
+    return os.path.basename(os.path.dirname(mount.get("source", "").rstrip("/"))) in CHANGING
+
+
+def _keep(container_id: str, position: int, mount: Mount, has: Facilities) -> list[MountUpdate]:
     return []
 
 
-def _shm(container_id: str, position: int, mount: Mount, *, shm: bool) -> list[MountUpdate]:
-    if shm:
+def _shm(container_id: str, position: int, mount: Mount, has: Facilities) -> list[MountUpdate]:
+    if has.shm:
         return [MountUpdate(position, {**mount, "type": "bind", "source": SANDBOX_SHM, "options": ["rbind"]})]
-    options = ["noexec", "nosuid", "nodev", "mode=1777", "size=67108864"]
+    options = ["noexec", "nosuid", "nodev", "mode=1777", f"size={DEFAULT_SHM}"]
     return [MountUpdate(position, {**mount, "type": "tmpfs", "source": "shm", "options": options})]
 
 
-def _memory_volume(container_id: str, position: int, mount: Mount, *, shm: bool) -> list[MountUpdate]:
-    place = f"{EPHEMERAL}/{os.path.basename(mount['source'].rstrip('/'))}"
-    storage = agent_pb2.Storage(driver="ephemeral", source="tmpfs", fstype="tmpfs", mount_point=place)
-    info = os.stat(mount["source"])
-    if info.st_gid:
-        storage.options.append(f"fsgid={info.st_gid}")
-    return [MountUpdate(position, {**mount, "source": place}, storage=storage)]
+def _memory_volume(container_id: str, position: int, mount: Mount, has: Facilities) -> list[MountUpdate]:
+    source = mount["source"].rstrip("/")
+    storage = agent_pb2.Storage(driver="ephemeral", source="tmpfs", fstype="tmpfs")
+    storage.mount_point = f"{EPHEMERAL}/{_pod_name(source)}"
+    size = _tmpfs_bytes(source)
+    storage.options.extend([*_group(source), *([f"size={size}"] if size else [])])
+    return [MountUpdate(position, {**mount, "source": storage.mount_point}, storage=storage)]
 
 
-def _shared(container_id: str, position: int, mount: Mount, *, shm: bool) -> list[MountUpdate]:
+def _empty_dir(container_id: str, position: int, mount: Mount, has: Facilities) -> list[MountUpdate]:
+    """On the host's disk, through the share. Without one it is a directory of the guest, that its containers share."""
+    if has.share:
+        return _shared(container_id, position, mount, has)
+    source = mount["source"].rstrip("/")
+    storage = agent_pb2.Storage(driver="local", source="local", fstype="local")
+    storage.mount_point = f"{LOCAL}/{_pod_name(source)}"
+    storage.options.extend(["mode=0777", *_group(source)])
+    return [MountUpdate(position, {**mount, "source": storage.mount_point}, storage=storage)]
+
+
+def _changing(container_id: str, position: int, mount: Mount, has: Facilities) -> list[MountUpdate]:
+    """The guest keeps a copy that follows the share, since inotify sees nothing that happens on the host."""
+    [update] = _shared(container_id, position, mount, has)
+    if update.share is None or update.mount is None:
+        return [update]
+    place = f"{WATCHABLE}/{update.share.name}"
+    storage = agent_pb2.Storage(
+        driver="watchable-bind", source=update.mount["source"], fstype="bind", options=["rbind"], mount_point=place
+    )
+    # Nobody in the guest may write through it to the host: the copy is what the container sees, and changes.
+    share = update.share._replace(readonly=True)
+    return [update._replace(mount={**mount, "source": place}, storage=storage, share=share)]
+
+
+def _shared(container_id: str, position: int, mount: Mount, has: Facilities) -> list[MountUpdate]:
     source, destination = mount.get("source", ""), mount["destination"]
     try:
         mode = os.stat(source).st_mode
@@ -117,22 +154,45 @@ def _shared(container_id: str, position: int, mount: Mount, *, shm: bool) -> lis
         said = f"{source} is a socket or pipe of the host, which nothing in a virtual machine can connect to"
         return [MountUpdate(position, None, warning=f"{destination} is left out: {said}")]
     name = share_name(container_id, destination)
-    readonly = "ro" in mount.get("options", [])
     # How the host propagates mounts is the host's affair: the share gets what is there.
-    return [MountUpdate(position, {**mount, "source": f"{SHARE_MOUNT}/{name}"}, Share(name, source, readonly))]
+    guests: Mount = {**mount, "source": f"{SHARE_MOUNT}/{name}"}
+    if not has.share:
+        return [MountUpdate(position, guests, copy=Copy(source, guests["source"]))]
+    readonly = any(word in mount.get("options", []) for word in blockvolumes.READ_ONLY)
+    return [MountUpdate(position, guests, share=Share(name, source, readonly))]
 
 
 if TYPE_CHECKING:
-    Handler = Callable[..., list[MountUpdate]]
+    Handler = Callable[[str, int, Mount, Facilities], list[MountUpdate]]
 
 HANDLERS: tuple[tuple[Callable[[Mount], bool], Handler], ...] = (
-    (lambda mount: _is_bind(mount) and _is_shm(mount), _shm),
-    (lambda mount: not _is_bind(mount), _keep),
-    (_is_guests_own, _keep),
+    (lambda mount: not is_bind(mount), _keep),
+    (blockvolumes.is_direct, blockvolumes.direct),
     (_is_memory_volume, _memory_volume),
+    (_is_shm, _shm),
+    (blockvolumes.is_block, blockvolumes.node),
+    (_is_guests_own, _keep),
+    (_is_empty_dir, _empty_dir),
+    (_is_changing, _changing),
     (lambda mount: True, _shared),
 )
 """The first that applies decides."""
+
+
+def _pod_name(source: str) -> str:
+    """The name of an emptyDir, the same for all containers of a pod: `<...>/kubernetes.io~empty-dir/<name>`."""
+    return os.path.basename(source)
+
+
+def _group(source: str) -> list[str]:
+    gid = os.stat(source).st_gid
+    return [f"fsgid={gid}"] if gid else []
+
+
+def _tmpfs_bytes(source: str) -> int:
+    """How much a tmpfs of the host may hold, in bytes; 0 for one without a limit."""
+    found = os.statvfs(source)
+    return found.f_blocks * found.f_frsize
 
 
 def _fstype(path: str) -> str:

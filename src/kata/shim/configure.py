@@ -8,28 +8,34 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from msgspec.structs import replace
+
 from kata import config as configuration
 from kata import paths
+from kata.cgroups.path import placement
 from kata.config.guest import kernel_params
 from kata.osbuilder.assets import present
 from kata.protocol.generated.host import runtimeoptions_pb2
-from kata.sandbox import resources
-from kata.sandbox.config import GuestAssets, PodNetworkConfig, SandboxConfig
+from kata.sandbox import resources, volumes
+from kata.sandbox.config import GuestAssets, PodNetworkConfig, SandboxConfig, Sizing
 from kata.sandbox.errors import ConfigError
+from kata.sandbox.resources import Workload
 from kata.shim.bundle import annotations_of
 
 if TYPE_CHECKING:
     from google.protobuf.any_pb2 import Any as AnyMessage
 
     from kata.config import Config
+    from kata.hypervisor.machine import DiskDriver
     from kata.oci.spec import Spec
     from kata.shim.kind import Kind
 
 HOSTNAME_LIMIT = 64
 """Bytes of a host name (sethostname(2))."""
-DEFAULT_SHM = 64 << 20
-ROOT_PORTS = 4
-"""Devices that can come while a pod runs; each port costs 0.1 to 0.2 s of an emulated guest's boot."""
+DEFAULT_SLOTS = 10
+"""How often memory can be added where the configuration says 0."""
+ROOT_PORTS, MOST_ROOT_PORTS = 2, 8
+"""Places for disks that come later: each costs a little of the boot, and SCSI takes what finds none."""
 
 
 class Configured(NamedTuple):
@@ -57,24 +63,69 @@ def config_path(options: AnyMessage | None) -> str | None:
 def sandbox_config(config: Config, kind: Kind, spec: Spec) -> SandboxConfig:
     """The sandbox of a pod, or of a container of its own. Raises KataError when there is nothing to boot from."""
     hypervisor = config.hypervisor
-    work = resources.workload_of(spec, annotations_of(spec))
+    sizing = sizing_of(config, spec)
+    work = resources.workload_of(spec, Workload(sizing.announced_vcpus, sizing.announced_memory_mib))
     machine_type = hypervisor.machine_type
     if machine_type not in ("q35", "microvm"):
         raise ConfigError(f"machine type {machine_type!r} cannot be run")
+    if hypervisor.shared_fs == "virtio-9p":
+        raise ConfigError(
+            "shared_fs virtio-9p cannot carry the files of containers", hint='set it to "virtio-fs" or "none"'
+        )
     return SandboxConfig(
         id=kind.sandbox_id,
         hostname=spec.get("hostname", "")[:HOSTNAME_LIMIT],
         assets=guest_assets(config),
-        vcpus=resources.vcpus(hypervisor.default_vcpus, work, hypervisor.default_maxvcpus),
-        memory_mib=resources.memory_mib(hypervisor.default_memory, work, hypervisor.default_maxmemory),
+        vcpus=resources.vcpus(sizing.own_vcpus, work, hypervisor.default_maxvcpus),
+        memory_mib=resources.memory_mib(sizing.own_memory_mib, work, hypervisor.default_maxmemory),
+        sizing=sizing,
+        cgroup=placement(
+            spec.get("linux", {}).get("cgroupsPath", ""), kind.sandbox_id, together=config.runtime.sandbox_cgroup_only
+        ),
+        balloon=hypervisor.reclaim_guest_freed_memory,
+        preallocate=hypervisor.enable_mem_prealloc,
+        hugepages=hypervisor.enable_hugepages and hypervisor.hugepage_type == "hugetlbfs",
         machine_type="q35" if machine_type == "q35" else "microvm",
         network=pod_network(config, spec),
-        root_ports=ROOT_PORTS,
         share=hypervisor.shared_fs == "virtio-fs",
-        shm_bytes=DEFAULT_SHM,
+        block_rootfs=not hypervisor.disable_block_device_use,
+        disk_drivers=disk_drivers(config),
+        root_ports=root_ports(config),
+        shm_bytes=volumes.shm_bytes(spec.get("mounts", [])),
         kernel_params=kernel_params(config),
         debug_console=config.agent.debug_console_enabled,
         boot_timeout=float(config.agent.dial_timeout),
+    )
+
+
+def sizing_of(config: Config, spec: Spec) -> Sizing:
+    """The sandbox's own share, and how far its machine may grow.
+
+    A machine of fixed size has the shares called overhead, where the operator has set them.
+    """
+    hypervisor, fixed = config.hypervisor, config.runtime.static_sandbox_resource_mgmt
+    announced = resources.announced(annotations_of(spec))
+    share = Sizing(
+        follows=not fixed,
+        own_vcpus=hypervisor.default_vcpus,
+        own_memory_mib=hypervisor.default_memory,
+        announced_vcpus=announced.cpus,
+        announced_memory_mib=announced.memory_mib,
+        pin_vcpus=config.runtime.enable_vcpus_pinning,
+    )
+    if not fixed:
+        return replace(
+            share,
+            max_vcpus=hypervisor.default_maxvcpus,
+            max_memory_mib=hypervisor.default_maxmemory,
+            memory_slots=hypervisor.memory_slots or DEFAULT_SLOTS,
+        )
+    if resources.workload_of(spec, announced) == Workload():
+        return share  # nobody says what the containers need, so it is what a machine gets by default
+    return replace(
+        share,
+        own_vcpus=hypervisor.overhead_vcpus or hypervisor.default_vcpus,
+        own_memory_mib=hypervisor.overhead_memory or hypervisor.default_memory,
     )
 
 
@@ -101,6 +152,21 @@ def pod_network(config: Config, spec: Spec) -> Literal["none"] | PodNetworkConfi
         rx_rate=hypervisor.rx_rate_limiter_max_rate,
         tx_rate=hypervisor.tx_rate_limiter_max_rate,
     )
+
+
+def disk_drivers(config: Config) -> tuple[DiskDriver, ...]:
+    """How disks are plugged in while the machine runs. A microvm takes none: then the error says so."""
+    if config.hypervisor.machine_type != "q35":
+        return ("blk",)
+    return ("scsi",) if config.hypervisor.block_device_driver == "virtio-scsi" else ("blk", "scsi")
+
+
+def root_ports(config: Config) -> int:
+    """How many devices can be plugged in besides SCSI disks."""
+    if config.hypervisor.machine_type != "q35":
+        return 0
+    least = ROOT_PORTS if "blk" in disk_drivers(config) else 0
+    return min(MOST_ROOT_PORTS, max(least, config.hypervisor.pcie_root_port))
 
 
 def guest_assets(config: Config) -> GuestAssets:

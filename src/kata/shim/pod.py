@@ -15,19 +15,18 @@ from kata.errors import KataError
 from kata.management.durations import Durations
 from kata.paths import monitor_socket
 from kata.protocol.generated.host import events_pb2
-from kata.sandbox.config import ContainerConfig, SharedRootfs
+from kata.sandbox.config import ContainerConfig
 from kata.sandbox.errors import ConflictError, ExistsError, NotFoundError
 from kata.sandbox.process import ProcessState
 from kata.sandbox.sandbox import Sandbox
 from kata.sandbox.store import Record, Store, process_ref
-from kata.sandbox.translate import resources_for_guest
 from kata.shim import health
 from kata.shim.bundle import annotations_of, read_spec, write_once
 from kata.shim.configure import Configured, configure
 from kata.shim.events import timestamp
 from kata.shim.kind import BUNDLE_PATH, CONTAINER_TYPE, Kind, kind_of
 from kata.shim.owner import Owner
-from kata.shim.rootfs import mount_rootfs, unmount_rootfs
+from kata.shim.rootfs import guest_rootfs, unmount_rootfs
 from kata.shim.task import SIGKILL, StdioNames, Task
 
 if TYPE_CHECKING:
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from kata.management.server import ManagementServer
     from kata.oci.spec import LinuxResources, Spec
     from kata.protocol.generated.host import task_pb2
+    from kata.sandbox.config import Rootfs
     from kata.sandbox.container import Container
     from kata.sandbox.process import Process
     from kata.shim.events import Publisher
@@ -131,7 +131,11 @@ class Pod:
 
     def update(self, container_id: str, resources: LinuxResources) -> None:
         """Give a task other limits. Raises ConflictError when it has ended."""
-        self.task(container_id).container.update(resources_for_guest(resources))
+        self.task(container_id)
+        sandbox = self._sandbox
+        if sandbox is None:
+            raise ConflictError(f"task {container_id} has ended")
+        sandbox.update_container(container_id, resources)
 
     @property
     def tasks(self) -> list[Task]:
@@ -160,9 +164,11 @@ class Pod:
     def _create(self, request: task_pb2.CreateTaskRequest) -> Task:
         spec = read_spec(request.bundle)
         kind = kind_of(request.id, annotations_of(spec))
-        folder = mount_rootfs(request.bundle, request.rootfs)
+        configured = configure(kind, spec, request.options) if kind.makes_sandbox else None
+        config = self._running(kind).config if configured is None else configured.sandbox
         try:
-            container = self._create_container(request, kind, spec, folder)
+            with guest_rootfs(request.bundle, request.rootfs, config) as rootfs:
+                container = self._create_container(request, spec, kind, rootfs, configured)
         except BaseException:
             unmount_rootfs(request.bundle)
             raise
@@ -188,16 +194,24 @@ class Pod:
         )
         return task
 
-    def _create_container(self, request: task_pb2.CreateTaskRequest, kind: Kind, spec: Spec, rootfs: str) -> Container:
+    def _create_container(
+        self,
+        request: task_pb2.CreateTaskRequest,
+        spec: Spec,
+        kind: Kind,
+        rootfs: Rootfs,
+        configured: Configured | None,
+    ) -> Container:
+        """In the running sandbox, or in one that is started for it as `configured`."""
         config = ContainerConfig(
             id=request.id,
             spec=cast("dict[str, object]", spec),
-            rootfs=SharedRootfs(rootfs),
+            rootfs=rootfs,
             annotations={CONTAINER_TYPE: kind.name, BUNDLE_PATH: request.bundle},
         )
-        if not kind.makes_sandbox:
+        if configured is None:
             return self._running(kind).create_container(config)
-        sandbox = self._start_sandbox(configure(kind, spec, request.options), spec, config)
+        sandbox = self._start_sandbox(configured, spec, config)
         self._manage(sandbox, request.bundle)
         try:
             return sandbox.create_container(config)

@@ -1,29 +1,90 @@
-"""Mounts what containerd gives as a container's root file system, in the shim's own mount namespace.
+"""From what containerd gives as a container's root file system to what the guest gets: a share, or a disk.
 
-Called by `pod` before a container is created. Nobody but this process sees the mount, and it goes with the process.
+Called by `pod` before a container is created. What is shared, or made into an image, is mounted in the shim's own
+mount namespace: nobody but this process sees it, and it goes with the process. A snapshot that is a disk already is
+never mounted on the host: its file system is the guest's affair.
 """
 
 from __future__ import annotations
 
 import os
+import stat
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from kata.errors import KataError
 from kata.linux import mounts, syscalls
 from kata.linux.mountoptions import parse_options
+from kata.sandbox.config import PluggedRootfs, SharedRootfs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from kata.protocol.generated.host import mount_pb2
+    from kata.sandbox.config import Rootfs, SandboxConfig
 
 PAGE = 4096
 """mount(2) takes at most a page of data, its end included."""
 
 
+DISK_TYPES = ("btrfs", "erofs", "ext4", "xfs")
+"""File systems of disks that the guest can mount."""
+OVER_LAYERS, HOSTS_OWN = ("erofs",), ("loop", "ro", "rw")
+
+
 class RootfsError(KataError):
     """The root file system of a container cannot be had."""
+
+
+@contextmanager
+def guest_rootfs(bundle: str, entries: Sequence[mount_pb2.Mount], sandbox: SandboxConfig) -> Iterator[Rootfs]:
+    """What the guest is to have as the root file system; it stays as it is for the block's time.
+
+    A disk as it is, if the sandbox may have it; else a shared folder; else an image of the folder, made once for each
+    snapshot. Raises RootfsError, ImageError.
+    """
+    disk = disk_rootfs(entries) if sandbox.block_rootfs else None
+    if disk is not None:
+        yield disk
+        return
+    folder = mount_rootfs(bundle, entries)
+    if sandbox.share:
+        yield SharedRootfs(folder)
+        return
+    from kata.images.snapshots import SnapshotCache  # for guests that share nothing
+
+    with SnapshotCache().image(snapshot_key(entries), folder) as path:
+        yield PluggedRootfs(path, "erofs", ("ro",))
+
+
+def disk_rootfs(entries: Sequence[mount_pb2.Mount]) -> PluggedRootfs | None:
+    """The root file system as a disk, when it is one block device, or one image that would be mounted by a loop."""
+    if len(entries) != 1 or entries[0].type not in DISK_TYPES or not _is_disk(entries[0]):
+        return None
+    entry, layered = entries[0], entries[0].type in OVER_LAYERS
+    readonly = layered or "ro" in entry.options
+    options = [option for option in entry.options if option not in HOSTS_OWN]
+    options += ["nouuid"] if entry.type == "xfs" else []  # snapshots of one disk have the same UUID
+    options += ["ro"] if readonly else []
+    return PluggedRootfs(entry.source, entry.type, tuple(options), readonly=readonly, layered=layered)
+
+
+def snapshot_key(entries: Sequence[mount_pb2.Mount]) -> str:
+    """What identifies the content of a snapshot; empty when it is more than layers that never change."""
+    from kata.images.snapshots import identity
+
+    if len(entries) != 1:
+        return ""
+    [entry] = entries
+    options = dict(option.partition("=")[::2] for option in entry.options)
+    if entry.type == "overlay" and options.get("lowerdir"):
+        if "upperdir" in options and os.listdir(options["upperdir"]):
+            return ""  # a container has written to it before
+        return identity(options["lowerdir"].split(":"))
+    is_view = entry.type == "bind" and "ro" in options
+    return identity([entry.source]) if is_view else ""
 
 
 def mount_rootfs(bundle: str, entries: Sequence[mount_pb2.Mount]) -> str:
@@ -55,6 +116,14 @@ def mount_rootfs(bundle: str, entries: Sequence[mount_pb2.Mount]) -> str:
 def unmount_rootfs(bundle: str) -> None:
     """Take the mounts at `<bundle>/rootfs` down; harmless when there are none."""
     mounts.unmount_below(os.path.join(bundle, "rootfs"))
+
+
+def _is_disk(entry: mount_pb2.Mount) -> bool:
+    try:
+        mode = os.stat(entry.source).st_mode
+    except OSError:
+        return False
+    return stat.S_ISBLK(mode) or (stat.S_ISREG(mode) and "loop" in entry.options)
 
 
 def _mount(entry: mount_pb2.Mount, target: str) -> None:

@@ -1,1 +1,1 @@
-"""What the host gives a guest besides its disks. Today: host directories and files, shared by virtio-fs."""
+"""What the host gives a guest: directories and files shared by virtio-fs, and what is recorded of direct volumes."""

@@ -108,6 +108,11 @@ class VirtiofsShare:
             return ""
         return _read_available(self._messages_fd)
 
+    def wait(self) -> None:
+        """Return once the daemon has ended, whatever ended it."""
+        if self._process is not None:
+            self._process.wait()
+
     def running(self) -> bool:
         """False once the daemon has ended: its guest can reach no volume any more."""
         return self._process is not None and self._process.poll() is None

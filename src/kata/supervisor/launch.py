@@ -14,9 +14,10 @@ import select
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, NoReturn
 
-from kata.errors import KataError
+from kata.errors import KataError, unexpected
 from kata.sandbox import errors
 from kata.sandbox.errors import SandboxError
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 REPORT_LIMIT = 256 * 1024
 GRACE = 30.0
 """Seconds beyond the guest's boot time-out that the whole start may take."""
+END_TIMEOUT = 10.0
+"""Seconds that a start that was given up has to take its sandbox down."""
 
 
 class Launched:
@@ -73,13 +76,44 @@ def launch(store: Store, record: Record, stdio: StdioPaths, lock: int) -> Launch
     os.close(lock)
     reports = _Reports(read_end)
     try:
-        reports.started(record.sandbox.boot_timeout + GRACE)
+        with _ending_on_signals():
+            reports.started(record.sandbox.boot_timeout + GRACE)
     except BaseException:
         os.close(read_end)
         # Interrupted or out of time: the child takes its sandbox down on SIGTERM. One that failed is ending anyway.
-        os.kill(pid, signal.SIGTERM)
+        _end(pid)
         raise
     return Launched(reports)
+
+
+@contextlib.contextmanager
+def _ending_on_signals() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP unwind the stack (exit code 128 + n), as SIGINT does: nobody would get what starts.
+
+    One that is ignored stays so, as nohup(1) wants it.
+    """
+
+    def end(number: int, _frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    ours = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is signal.SIG_DFL]
+    for number in ours:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _end(pid: int) -> None:
+    """Have our child take its sandbox down, and wait for that a while: whoever looks next sees it gone."""
+    pidfd = os.pidfd_open(pid)
+    try:
+        os.kill(pid, signal.SIGTERM)
+        select.select([pidfd], [], [], END_TIMEOUT)
+    finally:
+        os.close(pidfd)
 
 
 def _become_supervisor(store: Store, record: Record, stdio: StdioPaths, lock: int, report: int) -> NoReturn:
@@ -102,6 +136,8 @@ def _become_supervisor(store: Store, record: Record, stdio: StdioPaths, lock: in
         from kata.supervisor.supervise import supervise
 
         status = supervise(store, record, stdio, report)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the command that waits has to hear of it
+        os.write(report, json.dumps(report_error(unexpected(error))).encode() + b"\n")
     finally:
         os._exit(status)
 

@@ -12,6 +12,7 @@ from kata.sandbox.errors import ConflictError, NotFoundError, SandboxError
 from kata.sandbox.reconcile import remove_leftovers
 from kata.sandbox.store import Store
 from kata.supervisor.client import Control, require_own
+from kata.supervisor.interrupt import interrupt
 
 END_TIMEOUT = 10.0
 """Seconds that the sandbox's process has to clear up by itself, before it is killed and we do it."""
@@ -62,8 +63,11 @@ def _end(store: Store, sandbox_id: str) -> None:
     except ProcessLookupError:
         return
     try:
-        with contextlib.suppress(KataError), Control(store.directory(sandbox_id)) as control:
-            control.stop(signal.SIGKILL, 0.0)
+        try:
+            with Control(store.directory(sandbox_id)) as control:
+                control.stop(signal.SIGKILL, 0.0)
+        except KataError:
+            interrupt(store, sandbox_id)  # it does not listen: it may be starting still
         if store.holder(sandbox_id) == holder and not select.select([pidfd], [], [], END_TIMEOUT)[0]:
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
             select.select([pidfd], [], [], END_TIMEOUT)

@@ -1,7 +1,8 @@
 """The life of the process that holds one sandbox: start, serve, wait for the end, clear up, record.
 
-It holds the sandbox's lock for its whole life. SIGTERM makes it take the sandbox down in order; after SIGKILL
-the VMM ends by its parent-death signal, and the next `kata` command clears up the rest (`sandbox.reconcile`).
+It holds the sandbox's lock for its whole life. SIGTERM makes it take the sandbox down in order, in the middle of
+the start too; after SIGKILL the VMM ends by its parent-death signal, and the next `kata` command clears up the
+rest (`sandbox.reconcile`).
 """
 
 from __future__ import annotations
@@ -15,13 +16,15 @@ import time
 import traceback
 from typing import TYPE_CHECKING
 
-from kata.errors import KataError
+from kata.errors import KataError, unexpected
 from kata.linux.mounts import own_namespace
 from kata.log import Logger
 from kata.management.durations import Durations, Timed
 from kata.protocol.server import Server
 from kata.protocol.transport import listen
+from kata.sandbox.errors import ConflictError, GuestError
 from kata.sandbox.process import LOST_EXIT_CODE
+from kata.sandbox.reconcile import remove_vm_directory
 from kata.sandbox.sandbox import Sandbox
 from kata.sandbox.stdio import LogSink, StdioPaths, client_streams
 from kata.sandbox.store import process_ref
@@ -37,20 +40,26 @@ TELL_TIMEOUT = 2.0
 """Seconds for clients to be told of the container's end before the control socket closes."""
 
 
+class _InterruptedStart(BaseException):
+    """SIGTERM during the start. No `except KataError` on the way may take it for a failure that it knows."""
+
+
 def supervise(store: Store, record: Record, stdio: StdioPaths, report: int) -> int:
     """Run the sandbox of `record` to its end; `report` is the pipe to the command that started us."""
     log = Logger(2, sandbox=record.sandbox.id[:12])
     ended = threading.Event()
-    _stop_on_signal(ended)
     agent_rpcs = Durations()
     sandbox = Sandbox(record.sandbox, log, agent_rpcs.observe)
     try:
         if record.sandbox.share:
             own_namespace()
+        _interrupt_on_signal(ended)
         container = _start(store, record, sandbox, stdio, ended)
+        _stop_on_signal(ended)
     except BaseException as error:  # noqa: BLE001 - whatever it is, the sandbox comes down and it is reported
         sandbox.stop(graceful=False)
-        failure = error if isinstance(error, KataError) else _unexpected(error)
+        remove_vm_directory(record.sandbox.id)  # an interruption may have come between a thing and its undoing
+        failure = _failure(error) if not sandbox.failure else GuestError(sandbox.failure)
         log.error("start failed", error=failure.what, detail=failure.detail)
         _finish(store, record, 125, failure.what)
         _report(report, report_error(failure))
@@ -64,10 +73,11 @@ def supervise(store: Store, record: Record, stdio: StdioPaths, report: int) -> i
         threading.Thread(target=server.serve, args=(listener,), name="kata-control", daemon=True).start()
         _report(report, {"status": "running"})
         ended.wait()
+        why = sandbox.explain(container.init.error)
         _end(sandbox, container, log)
-        _finish(store, record, container.init.exit_code, container.init.error)
+        _finish(store, record, container.init.exit_code, why)
         service.recorded.set()
-        _report(report, report_end(container.init.exit_code or 0, container.init.error))
+        _report(report, report_end(container.init.exit_code or 0, why))
         service.drain(TELL_TIMEOUT)
     return 0
 
@@ -119,6 +129,17 @@ def _finish(store: Store, record: Record, code: int | None, error: str) -> None:
         pass  # a full disk: the folder still says "running", and its free lock says otherwise
 
 
+def _interrupt_on_signal(ended: threading.Event) -> None:
+    """During the start SIGTERM ends it, by an exception that undoes what was begun; a second one does nothing."""
+
+    def interrupt(*_: object) -> None:
+        if not ended.is_set():
+            ended.set()
+            raise _InterruptedStart
+
+    signal.signal(signal.SIGTERM, interrupt)
+
+
 def _stop_on_signal(ended: threading.Event) -> None:
     signal.signal(signal.SIGTERM, lambda *_: ended.set())
 
@@ -130,10 +151,12 @@ def _report(fd: int, message: dict[str, str]) -> None:
         pass  # the command that started us is gone, or never waits for the end; the sandbox runs on
 
 
-def _unexpected(error: BaseException) -> KataError:
-    """A fault of our own: the user gets a sentence, the log gets the traceback."""
-    traceback.print_exception(error)
-    return KataError(
-        f"an unexpected fault: {type(error).__name__}: {error}",
-        hint="please report it with the sandbox's runtime.log",
-    )
+def _failure(error: BaseException) -> KataError:
+    """What to tell of an error. For a fault of our own the user gets a sentence, the log gets the traceback."""
+    if isinstance(error, KataError):
+        return error
+    if isinstance(error, _InterruptedStart):
+        return ConflictError("the start was interrupted")
+    with contextlib.suppress(OSError):  # the log's disk may be what is full
+        traceback.print_exception(error)
+    return unexpected(error)

@@ -152,4 +152,7 @@ def test_every_setting_is_used_or_documented_as_one_without_effect() -> None:
 
 def test_settings_without_effect_are_told_when_given() -> None:
     assert without_effect(Config()) == []
-    assert without_effect(parse_cmdline("agent.trace agent.devmode agent.log=debug")) == ["devmode", "trace"]
+    assert without_effect(parse_cmdline("agent.trace agent.image_pull_timeout=7 agent.log=debug")) == [
+        "trace",
+        "image_pull_timeout",
+    ]

@@ -28,18 +28,15 @@ WAITING = {
     """,
     "hypervisor": """
         block_device_aio block_device_cache_direct block_device_cache_noflush block_device_cache_set
-        block_device_driver block_device_logical_sector_size block_device_physical_sector_size cold_plug_vfio
-        cpu_features default_bridges disable_block_device_use disable_vhost_net enable_debug enable_hugepages
-        enable_iothreads enable_mem_prealloc entropy_source
-        firmware guest_hook_path hot_plug_vfio hugepage_type machine_accelerators
-        memory_offset memory_slots msize_9p network_queues num_queues overhead_memory
-        overhead_vcpus path pcie_root_port queue_size reclaim_guest_freed_memory rootfs_type
+        block_device_logical_sector_size block_device_physical_sector_size cold_plug_vfio
+        cpu_features default_bridges disable_vhost_net enable_debug enable_iothreads
+        entropy_source firmware guest_hook_path hot_plug_vfio machine_accelerators
+        memory_offset msize_9p network_queues num_queues path queue_size rootfs_type
         virtio_fs_cache virtio_fs_daemon
     """,
     "runtime": """
         create_container_timeout disable_guest_seccomp emptydir_mode enable_debug
-        enable_vcpus_pinning kubelet_root_dir name sandbox_bind_mounts sandbox_cgroup_only
-        shared_mounts static_sandbox_resource_mgmt vfio_mode
+        kubelet_root_dir name sandbox_bind_mounts shared_mounts vfio_mode
     """,
 }
 """By table, what sandboxes do not read yet."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -59,3 +61,29 @@ def test_wrong_options_name_the_way_to_the_help(
         main(words)
     assert caught.value.code == code
     assert "--help" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_standard_streams_are_no_surprise(closed: str) -> None:
+    """A file that is opened later must not take their numbers: `kata run -i <&-` waited for itself for ever."""
+    program = (
+        "import os, sys; from kata.ctl.__main__ import main; code = main([]);"
+        "names = [os.readlink(f'/proc/self/fd/{n}') for n in (0, 1, 2)];"
+        "os.write(int(sys.argv[1]), f'{code} {os.devnull in names}'.encode())"
+    )
+    reading, writing = os.pipe()
+    argv = ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-I", "-c", program, str(writing)]
+    done = subprocess.run(argv, pass_fds=[writing], capture_output=True, timeout=60, check=False)
+    os.close(writing)
+    with os.fdopen(reading) as said:
+        assert said.read() == "2 True"
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize("words", [["run"], ["run", "--rm"]])
+def test_only_what_is_missing_is_asked_for(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(words)
+    said = capsys.readouterr().err
+    assert "IMAGE" in said
+    assert "COMMAND" not in said

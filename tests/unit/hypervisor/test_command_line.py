@@ -108,6 +108,42 @@ def test_memory_is_shared_only_for_a_share() -> None:
     assert objects(words, "-device")[-1]["tag"] == "kataShared"
 
 
+def test_room_to_grow() -> None:
+    grows = with_spec(vcpus=2, max_vcpus=8, max_memory_mib=1024, memory_slots=3)
+    words = argv(grows)
+    assert options(words, "-smp") == ["cpus=2,maxcpus=8,sockets=1,cores=8,threads=1"]
+    assert options(words, "-m") == [f"size=128M,slots=3,maxmem={1024 << 20}"]
+    huge = argv(with_spec(max_memory_mib=1 << 30, memory_slots=3))
+    assert options(huge, "-m") == [f"size=128M,slots=3,maxmem={512 << 30}"], "TCG has no more address space"
+    assert options(argv(with_spec(max_memory_mib=64, memory_slots=3)), "-m") == ["size=128M"]
+    small = argv(with_spec(machine_type="microvm", max_vcpus=8, max_memory_mib=1024, memory_slots=3))
+    assert (options(small, "-smp"), options(small, "-m")) == (["cpus=1,sockets=1,cores=1,threads=1"], ["size=128M"])
+
+
+@pytest.mark.parametrize(
+    ("machine_type", "driver"), [("q35", "virtio-balloon-pci"), ("microvm", "virtio-balloon-device")]
+)
+def test_a_balloon_gives_back_what_is_free(machine_type: Any, driver: str) -> None:
+    words = argv(with_spec(machine_type=machine_type, balloon=True))
+    (balloon,) = [d for d in objects(words, "-device") if d["driver"] == driver]
+    assert (balloon["free-page-reporting"], balloon["deflate-on-oom"]) == (True, True)
+    (source,) = [d for d in objects(words, "-device") if d["driver"].startswith("virtio-rng")]
+    if machine_type == "q35":
+        assert (source["addr"], source["multifunction"], balloon["addr"]) == ("2", True, "2.1")
+    assert not [d for d in objects(argv(with_spec(machine_type=machine_type)), "-device") if "balloon" in d["driver"]]
+
+
+def test_memory_of_huge_pages_taken_at_once() -> None:
+    made = objects(argv(with_spec(hugepages=True, preallocate=True)), "-object")[0]
+    assert made == {
+        "qom-type": "memory-backend-memfd",
+        "id": "ram",
+        "size": 128 << 20,
+        "hugetlb": True,
+        "prealloc": True,
+    }
+
+
 def test_disks_have_fixed_slots_and_true_read_only() -> None:
     spec = with_spec(disks=(Disk("/d", "data", readonly=False),))
     words = argv(spec)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -361,3 +362,25 @@ def test_persistent_memory_that_qemus_user_cannot_open(tmp_path: Path) -> None:
 def memory_spec(file: Path, *, readonly: bool = True, **more: Any) -> MachineSpec:
     disk = Disk(str(file), "memory", readonly=readonly, driver="nvdimm")
     return MachineSpec(sandbox_id="a", directory="/run/a", kernel="/k", initrd=None, image=None, disks=(disk,), **more)
+
+
+def test_a_disk_that_grows(qemu: FakeQemu, tmp_path: Path) -> None:
+    (image := tmp_path / "image").write_bytes(bytes(4096))
+    sizes: list[Any] = []
+    cast("Any", qemu).block_resize = lambda arguments, _fds: sizes.append(arguments)
+    plugged = hotplug(qemu)
+    plugged.add_disk(Disk(str(image), "data", readonly=False))
+    plugged.resize_disk("data", 8192)
+    [node] = qemu.nodes
+    assert sizes == [{"node-name": node, "size": 8192}]
+    with pytest.raises(HypervisorError, match="no disk 'cold' was added"):
+        plugged.resize_disk("cold", 8192)
+
+
+def test_a_device_of_the_host_is_not_a_file(qemu: FakeQemu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (image := tmp_path / "image").write_bytes(bytes(4096))
+    plugged = hotplug(qemu)
+    plugged.add_disk(Disk(str(image), "file"))
+    monkeypatch.setattr(stat, "S_ISBLK", lambda mode: True)
+    plugged.add_disk(Disk(str(image), "device"))
+    assert [node["file"]["driver"] for node in qemu.nodes.values()] == ["file", "host_device"]

@@ -69,3 +69,32 @@ def test_dropping_what_is_not_needed_changes_nothing() -> None:
 @pytest.mark.parametrize("data", [b"", b"#!/bin/sh\n", b"\x7fELF\x01\x01"])
 def test_other_files_are_no_elf(data: bytes) -> None:
     assert not elf.is_elf(data)
+
+
+def test_a_program_runs_without_a_library_that_it_has_versions_of(tmp_path: Path) -> None:
+    place = tmp_path / "crun"
+    place.write_bytes(elf.drop_need(Path("/usr/bin/crun").read_bytes(), "libsystemd.so.0"))
+    place.chmod(0o755)
+    assert "libsystemd.so.0" in readelf(Path("/usr/bin/crun")), "nothing was there to drop"
+    assert readelf(place) == tuple(name for name in readelf(Path("/usr/bin/crun")) if name != "libsystemd.so.0")
+    said = subprocess.run([place, "--version"], capture_output=True, check=True, timeout=30)
+    assert said.stdout.startswith(b"crun version")
+    symbols = subprocess.run(["readelf", "--dyn-syms", "-W", place], capture_output=True, check=True, timeout=30)
+    assert re.search(rb"FUNC +WEAK +DEFAULT +UND sd_notify$", symbols.stdout, re.MULTILINE)
+    assert re.search(rb"FUNC +GLOBAL +DEFAULT +UND read@GLIBC", symbols.stdout)
+    assert symbols.stderr == b""
+
+
+@pytest.mark.parametrize("soname", ["libc.so.6", "libm.so.6"])
+def test_versions_go_from_the_middle_and_the_end_of_their_chain(soname: str, tmp_path: Path) -> None:
+    place = tmp_path / "python"
+    original = Path("/usr/bin/python3.11").read_bytes()
+    place.write_bytes(elf.drop_need(original, soname))
+    others = {found for found in wanted_of(Path("/usr/bin/python3.11")) if found != soname}
+    assert soname in wanted_of(Path("/usr/bin/python3.11")), "nothing was there to drop"
+    assert set(wanted_of(place)) == others
+
+
+def wanted_of(path: Path) -> list[str]:
+    said = subprocess.run(["readelf", "-VW", path], capture_output=True, check=True, timeout=30).stdout.decode()
+    return re.findall(r"Version: 1  File: (\S+)", said)

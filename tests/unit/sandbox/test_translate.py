@@ -14,11 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kata.oci.spec import Mount, Spec
+from kata.sandbox import volumes
 from kata.sandbox.config import ContainerConfig, SharedRootfs
 from kata.sandbox.containerplan import plan_container
 from kata.sandbox.errors import ConfigError
 from kata.sandbox.translate import Translation, for_guest, resources_for_guest, wants_sandbox_pids
-from kata.sandbox.volumes import SANDBOX_SHM, SHARE_MOUNT, plan_mounts, share_name
+from kata.sandbox.updates import SANDBOX_SHM, SHARE_MOUNT, Facilities
+from kata.sandbox.volumes import plan_mounts, share_name
+
+SHM, NO_SHM = Facilities(share=True, shm=True), Facilities(share=True, shm=False)
 
 
 def bind(source: object, destination: str, *options: str) -> Mount:
@@ -26,7 +30,7 @@ def bind(source: object, destination: str, *options: str) -> Mount:
 
 
 def test_a_directory_of_the_host_is_shared(tmp_path: Path) -> None:
-    [update] = plan_mounts("box", [bind(tmp_path, "/data/", "ro")], shm=False)
+    [update] = plan_mounts("box", [bind(tmp_path, "/data/", "ro")], NO_SHM)
     name = share_name("box", "/data/")
     assert update.share is not None
     assert update.share == (name, str(tmp_path), True)
@@ -46,31 +50,98 @@ def test_a_directory_of_the_host_is_shared(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_the_guests_own_stays_as_it_is(mount: Mount) -> None:
-    assert plan_mounts("box", [mount], shm=True) == []
+    assert plan_mounts("box", [mount], SHM) == []
 
 
 def test_shared_memory_is_the_sandboxs_or_the_containers_own() -> None:
     mount = bind("/run/pod/shm", "/dev/shm")
-    [shared] = plan_mounts("box", [mount], shm=True)
-    [own] = plan_mounts("box", [mount], shm=False)
+    [shared] = plan_mounts("box", [mount], SHM)
+    [own] = plan_mounts("box", [mount], NO_SHM)
     assert shared.mount and shared.mount["source"] == SANDBOX_SHM and shared.share is None
     assert own.mount and own.mount["type"] == "tmpfs" and "size=67108864" in own.mount["options"]
     plain = {"destination": "/dev/shm", "type": "tmpfs", "source": "shm"}
-    assert plan_mounts("box", [cast(Mount, plain)], shm=True) == []
+    assert plan_mounts("box", [cast(Mount, plain)], SHM) == []
+
+
+ALONE = Facilities(share=False, shm=False)
+
+
+@pytest.mark.parametrize("kind", ["configmap", "secret", "projected", "downward-api"])
+def test_a_volume_that_changes_is_followed_by_a_copy_in_the_guest(tmp_path: Path, kind: str) -> None:
+    (source := tmp_path / f"kubernetes.io~{kind}" / "name").mkdir(parents=True)
+    [update] = plan_mounts("box", [bind(source, "/etc/settings", "rw")], SHM)
+    name = share_name("box", "/etc/settings")
+    assert update.share == (name, str(source), True), "read-only whatever the container may do to its copy"
+    assert update.storage is not None
+    assert (update.storage.driver, update.storage.source) == ("watchable-bind", f"{SHARE_MOUNT}/{name}")
+    assert update.mount == bind(update.storage.mount_point, "/etc/settings", "rw")
+    [copied] = plan_mounts("box", [bind(source, "/etc/settings")], ALONE)
+    assert copied.copy == (str(source), f"{SHARE_MOUNT}/{name}") and copied.storage is None and copied.share is None
+
+
+def test_a_part_of_a_volume_is_shared_as_it_is(tmp_path: Path) -> None:
+    (source := tmp_path / "kubernetes.io~configmap" / "name").mkdir(parents=True)
+    (source / "key").touch()
+    (tmp_path / "kubernetes.io~empty-dir" / "name" / "part").mkdir(parents=True)
+    parts = [source / "key", tmp_path / "kubernetes.io~empty-dir" / "name" / "part"]
+    updates = plan_mounts("box", [bind(part, f"/{number}", "rro") for number, part in enumerate(parts)], SHM)
+    assert [update.share and (update.share.path, update.share.readonly) for update in updates] == [
+        (str(part), True) for part in parts
+    ]
+    assert [update.storage for update in updates] == [None, None]
+
+
+def test_an_empty_directory_is_the_hosts_or_the_guests(tmp_path: Path) -> None:
+    (source := tmp_path / "kubernetes.io~empty-dir" / "scratch").mkdir(parents=True)
+    os.chown(source, -1, os.getgid())
+    [shared] = plan_mounts("box", [bind(source, "/scratch")], SHM)
+    assert shared.share is not None and shared.share.path == str(source) and not shared.share.readonly
+    [own] = plan_mounts("box", [bind(source, "/scratch")], ALONE)
+    [others] = plan_mounts("other", [bind(source, "/elsewhere")], ALONE)
+    assert own.storage is not None and own.storage.driver == "local" and "mode=0777" in own.storage.options
+    assert own.storage == others.storage, "all containers of a pod have the same"
+    assert own.mount and own.mount["source"] == own.storage.mount_point
+
+
+def test_a_directory_in_memory_keeps_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (source := tmp_path / "kubernetes.io~empty-dir" / "fast").mkdir(parents=True)
+    monkeypatch.setattr(volumes, "_fstype", lambda path: "tmpfs" if path == str(source) else "")
+    monkeypatch.setattr(volumes, "_tmpfs_bytes", lambda path: 7 << 20)
+    updates = plan_mounts("box", [bind(source, "/fast"), bind(source, "/dev/shm")], SHM)
+    for update in updates:
+        assert update.storage is not None and update.storage.driver == "ephemeral"
+        assert f"size={7 << 20}" in update.storage.options
+
+
+def test_the_size_of_shared_memory_is_its_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
+    mounts = [bind("/run/pod/shm", "/dev/shm")]
+    assert volumes.shm_bytes(mounts) == 64 << 20, "nothing is mounted there"
+    monkeypatch.setattr(volumes, "_fstype", lambda path: "tmpfs")
+    monkeypatch.setattr(volumes, "_tmpfs_bytes", lambda path: 9 << 20)
+    assert volumes.shm_bytes(mounts) == 9 << 20
+    assert volumes.shm_bytes([{"destination": "/dev/shm", "type": "tmpfs", "source": "shm"}]) == 64 << 20
+    assert volumes.shm_bytes([]) == 64 << 20
+
+
+def test_without_a_share_files_are_copied(tmp_path: Path) -> None:
+    (tmp_path / "hosts").touch()
+    [update] = plan_mounts("box", [bind(tmp_path / "hosts", "/etc/hosts", "ro")], ALONE)
+    assert update.copy == (str(tmp_path / "hosts"), f"{SHARE_MOUNT}/{share_name('box', '/etc/hosts')}")
+    assert update.mount == bind(f"{SHARE_MOUNT}/{share_name('box', '/etc/hosts')}", "/etc/hosts", "ro")
 
 
 def test_a_socket_of_the_host_is_left_out_and_said(tmp_path: Path) -> None:
     path = tmp_path / "s"
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind(str(path))
-        [update] = plan_mounts("box", [bind(path, "/run/docker.sock")], shm=False)
+        [update] = plan_mounts("box", [bind(path, "/run/docker.sock")], NO_SHM)
     assert update.mount is None and update.share is None
     assert "/run/docker.sock is left out" in update.warning
 
 
 def test_a_missing_source_is_an_error_that_names_it() -> None:
     with pytest.raises(ConfigError, match=r"'/no/such/place' of /data"):
-        plan_mounts("box", [bind("/no/such/place", "/data")], shm=False)
+        plan_mounts("box", [bind("/no/such/place", "/data")], NO_SHM)
 
 
 def spec() -> Spec:
@@ -111,7 +182,8 @@ def test_the_whole_of_it() -> None:
     assert made["annotations"] == {"a": "b", "kind": "single"}
     assert made["hooks"] == {"startContainer": [{"path": "/inside"}]}
     linux = made["linux"]
-    assert linux["namespaces"] == [{"type": "ipc"}, {"type": "mount"}]
+    assert linux["namespaces"] == [{"type": "ipc"}, {"type": "mount"}, {"type": "cgroup"}]
+    assert for_guest({}, Translation("/r"))["linux"]["namespaces"] == [{"type": "cgroup"}]
     assert "mountLabel" not in linux
     assert linux["resources"] == {
         "devices": [{"allow": False, "access": "rwm"}],
@@ -131,7 +203,7 @@ def test_a_plan_has_the_root_file_system_first(tmp_path: Path) -> None:
     config = ContainerConfig(
         id="box", spec=cast("dict[str, object]", given_spec), rootfs=SharedRootfs(str(tmp_path / "rootfs"))
     )
-    plan = plan_container(config, lambda serial: ("blk", serial), shm=True)
+    plan = plan_container(config, SHM)
     assert [share.name for share in plan.shares] == ["box/rootfs", share_name("box", "/etc/hosts")]
     assert plan.spec["root"]["path"] == f"{SHARE_MOUNT}/box/rootfs"
     assert plan.sandbox_pids and plan.storages == [] and plan.warnings == []

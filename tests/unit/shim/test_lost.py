@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from google.protobuf.message import Message
 
 from kata.log import Logger
 from kata.protocol.generated.host import events_pb2, task_pb2
+from kata.sandbox.config import SharedRootfs
 from kata.sandbox.container import Container
 from kata.sandbox.errors import GuestError
 from kata.sandbox.process import ProcessState
@@ -122,7 +124,7 @@ def pod(tmp_path: Path, publisher: Publisher, monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setenv("KATA_STATE_DIR", str(tmp_path))
     monkeypatch.setattr(module, "Sandbox", Sandbox)
-    monkeypatch.setattr(module, "mount_rootfs", lambda bundle, mounts: bundle)
+    monkeypatch.setattr(module, "guest_rootfs", lambda bundle, *_: nullcontext(SharedRootfs(bundle)))
     monkeypatch.setattr(module, "unmount_rootfs", lambda bundle: None)
     loaded = config.load()
     monkeypatch.setattr(module, "configure", lambda *_: Configured(loaded, record("lost").sandbox))

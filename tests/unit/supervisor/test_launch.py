@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from kata.errors import KataError
 from kata.sandbox.errors import ConflictError, GuestError, SandboxError
+from kata.sandbox.stdio import StdioPaths
+from kata.sandbox.store import Store
 from kata.supervisor import launch
 from kata.supervisor.service import CODES, to_status
+from tests.unit.sandbox.records import record
 
 
 @pytest.mark.parametrize(
@@ -104,3 +109,15 @@ def test_every_error_has_one_code_and_the_table_reads_both_ways() -> None:
     assert len({code for _, code in CODES}) == len(CODES)
     for kind, code in CODES:
         assert to_status(kind("x")).code == code
+
+
+def test_a_fault_in_the_child_is_told_and_not_lost(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/state/file")
+
+    monkeypatch.setattr("kata.supervisor.supervise.supervise", full)
+    store = Store(tmp_path)
+    one = record()
+    lock = store.create(one)
+    with pytest.raises(KataError, match="the disk is full"):
+        launch.launch(store, one, StdioPaths(), lock)

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 HELP = "run a first container and show guest and host side by side"
 
@@ -78,7 +79,15 @@ def _show(findings: dict[str, object]) -> None:
     for phase, milliseconds in phases.items():
         print(f"  {phase:<20} {milliseconds / 1000:8.2f} s")
     print()
-    print("Now try:  kata run --rm -it busybox sh")
+    print(f"Now try:  {_command()} run --rm -it busybox sh")
+
+
+def _command() -> str:
+    """How to call us from here: in a checkout `kata` is not on PATH."""
+    script = Path(sys.prefix).parent / "bin/kata"
+    if not script.is_file():
+        return "kata"
+    return os.path.relpath(script) if Path.cwd() == script.parents[1] else os.fspath(script)
 
 
 def _ms(seconds: float) -> float:

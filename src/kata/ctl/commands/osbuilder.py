@@ -12,6 +12,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """One word for what to build, and what goes into it."""
     parser.add_argument(
         "kind",
+        metavar="KIND",
         choices=("image", "initrd", "rootfs"),
         help="image: erofs, the guest's first disk; initrd: the same in memory; rootfs: a plain folder",
     )

@@ -86,7 +86,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="COMMAND",
         nargs=argparse.REMAINDER,
         help="program and arguments (default: the image's)",
-    )
+    ).required = False  # or argparse would ask for it together with a missing IMAGE
 
 
 def execute(args: argparse.Namespace) -> int:

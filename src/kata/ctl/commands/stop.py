@@ -23,6 +23,7 @@ def execute(args: argparse.Namespace) -> int:
     from kata.sandbox.errors import SandboxError
     from kata.sandbox.store import Store
     from kata.supervisor.client import Control, require_own
+    from kata.supervisor.interrupt import interrupt
 
     if not args.time.isdigit():
         raise UsageError(f"-t {args.time!r} is not a number of seconds")
@@ -37,7 +38,8 @@ def execute(args: argparse.Namespace) -> int:
             with Control(store.directory(record.sandbox.id)) as control:
                 control.stop(record.container.stop_signal, float(args.time))
         except SandboxError:
-            # It may have ended by itself at this very moment, which is what was wanted.
+            # It may be starting still, or have ended by itself at this very moment, which is what was wanted.
+            interrupt(store, record.sandbox.id)
             if not store.wait_end(record.sandbox.id, END_TIMEOUT):
                 raise
 

@@ -24,6 +24,9 @@ CPU = {"kvm": "host,pmu=off", "tcg": "max,la57=off"}
 ACCELERATOR = {"kvm": "kvm", "tcg": "tcg,thread=multi,tb-size=256"}
 """tb-size (MiB) bounds the cache of translated code, which would else grow to an eighth of the host's memory."""
 
+MAX_MEMORY_MIB = {"kvm": 1 << 40, "tcg": 512 << 10}
+"""TCG's CPUs address 2**40 bytes (phys-bits), which the room for memory that comes later must fit into."""
+
 MACHINE = {
     # Everything of a PC that the guest does not need is code that a hostile guest could reach.
     "q35": "q35,sata=off,smbus=off,usb=off,vmport=off,graphics=off,smm=off,dump-guest-core=off",
@@ -50,6 +53,8 @@ class Resolved(msgspec.Struct, frozen=True, kw_only=True):
     port_fds: tuple[int, ...] = ()
     vsock: devices.VsockEndpoint | None = None
     disk_fds: tuple[int, ...] = ()
+    disk_drivers: tuple[str, ...] = ()
+    """QEMU's driver of each file, as `files.disk_driver` says; none for regular files alone."""
     share_fds: tuple[int, ...] = ()
     ninep_fds: tuple[int, ...] = ()
     pmem_sizes: tuple[int, ...] = ()
@@ -86,6 +91,7 @@ def command_line(spec: MachineSpec, resolved: Resolved) -> list[str]:
         *_ports(spec, resolved),
         *("-object", _json({"qom-type": "rng-builtin", "id": "rng"})),
         *_device(devices.random_source(spec)),
+        *(_device(devices.balloon(spec)) if spec.balloon else ()),
         *_network(spec),
         *_taps(spec, resolved),
         *_disks(spec, resolved),
@@ -130,22 +136,26 @@ def _board(spec: MachineSpec, resolved: Resolved) -> list[str]:
     accelerator = resolved.accelerator
     # An IOMMU that remaps interrupts needs the I/O APIC in QEMU, where TCG has it anyway.
     split = ",kernel-irqchip=split" if spec.iommu and accelerator == "kvm" else ""
-    room = sum(resolved.pmem_sizes)
-    slots = f",slots={len(resolved.pmem_sizes)},maxmem={size + room}" if room else ""
-    # A vhost-user daemon maps the guest's memory, so that memory must be a file that can be handed to it.
-    memory = (
-        {"qom-type": "memory-backend-memfd", "id": "ram", "size": size, "share": True}
-        if spec.shares
-        else {"qom-type": "memory-backend-ram", "id": "ram", "size": size}
-    )
+    pmem = bool(resolved.pmem_sizes)
+    most = devices.max_vcpus(spec)
+    more = f",maxcpus={most}" if most > spec.vcpus else ""
     return [
-        *("-machine", f"{MACHINE[spec.machine_type]},memory-backend=ram{',nvdimm=on' if room else ''}"),
+        *("-machine", f"{MACHINE[spec.machine_type]},memory-backend=ram{',nvdimm=on' if pmem else ''}"),
         *("-accel", f"{ACCELERATOR[accelerator]}{split}"),
         *("-cpu", CPU[accelerator]),
-        *("-smp", f"cpus={spec.vcpus},sockets=1,cores={spec.vcpus},threads=1"),
-        *("-m", f"size={spec.memory_mib}M{slots}"),
-        *("-object", _json(memory)),
+        *("-smp", f"cpus={spec.vcpus}{more},sockets=1,cores={most},threads=1"),
+        *("-m", f"size={spec.memory_mib}M{_slots(spec, resolved)}"),
+        *("-object", _json(devices.memory(spec, "ram", size))),
     ]
+
+
+def _slots(spec: MachineSpec, resolved: Resolved) -> str:
+    """Room beside boot memory: for persistent memory, which is there at boot, and for memory that comes later."""
+    later = devices.memory_slots(spec)
+    top = min(spec.max_memory_mib, MAX_MEMORY_MIB[resolved.accelerator]) if later else spec.memory_mib
+    room = sum(resolved.pmem_sizes) + (max(0, top - spec.memory_mib) << 20)
+    slots = len(resolved.pmem_sizes) + later
+    return f",slots={slots},maxmem={(spec.memory_mib << 20) + room}" if room else ""
 
 
 def _boot(spec: MachineSpec) -> list[str]:
@@ -204,7 +214,8 @@ def _disks(spec: MachineSpec, resolved: Resolved) -> list[str]:
     words: list[str] = []
     for index, disk, fd in blocks:
         words += ["-add-fd", f"fd={fd},set={index}"]
-        words += ["-blockdev", _json(devices.disk_node(devices.node_name(index), disk, fdset=index))]
+        driver = resolved.disk_drivers[index] if resolved.disk_drivers else "file"
+        words += ["-blockdev", _json(devices.disk_node(devices.node_name(index), disk, fdset=index, driver=driver))]
     # Linux names disks in the order in which they are found: by slot on PCI, by command line on virtio-mmio. Both
     # are the order of these options (seen in guests of both machines).
     for index, disk, _ in blocks:

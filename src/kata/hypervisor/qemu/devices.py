@@ -117,7 +117,41 @@ def vsock(spec: MachineSpec, endpoint: VsockEndpoint) -> Device:
 
 def random_source(spec: MachineSpec) -> Device:
     """virtio-rng fed by the object `rng`."""
-    return _virtio(spec, "virtio-rng", RNG_SLOT, rng="rng")
+    several = {"multifunction": True} if spec.balloon and spec.machine_type != "microvm" else {}
+    return _virtio(spec, "virtio-rng", RNG_SLOT, rng="rng", **several)
+
+
+def balloon(spec: MachineSpec) -> Device:
+    """A balloon. It tells of pages that the guest has freed, and lets go before the guest kills for memory."""
+    made = _virtio(spec, "virtio-balloon", RNG_SLOT, **{"free-page-reporting": True, "deflate-on-oom": True})
+    return made if spec.machine_type == "microvm" else {**made, "addr": f"{RNG_SLOT:x}.1"}
+
+
+def memory(spec: MachineSpec, name: str, size: int) -> Device:
+    """A piece of the guest's memory. A vhost-user daemon maps it, so for one it must be a file that can be given."""
+    kind = "memory-backend-memfd" if spec.shares or spec.hugepages else "memory-backend-ram"
+    made: Device = {"qom-type": kind, "id": name, "size": size}
+    if spec.shares:
+        made["share"] = True
+    if spec.hugepages:
+        made["hugetlb"] = True
+    return {**made, "prealloc": True} if spec.preallocate else made
+
+
+def dimm(number: int, back_end: str) -> Device:
+    """A memory module that comes while the guest runs."""
+    return {"driver": "pc-dimm", "id": f"dimm{number}", "memdev": back_end}
+
+
+def memory_slots(spec: MachineSpec) -> int:
+    """Slots for memory that comes later."""
+    grows = spec.machine_type == "q35" and spec.max_memory_mib > spec.memory_mib
+    return spec.memory_slots if grows else 0
+
+
+def max_vcpus(spec: MachineSpec) -> int:
+    """CPUs that there can be at most."""
+    return max(spec.vcpus, spec.max_vcpus) if spec.machine_type == "q35" else spec.vcpus
 
 
 def root_port(port: int) -> Device:
@@ -157,13 +191,15 @@ def node_name(index: int) -> str:
     return f"disk{index}"
 
 
-def disk_node(node: str, disk: Disk, fdset: int) -> Device:
+def disk_node(node: str, disk: Disk, fdset: int, driver: str = "file") -> Device:
     """The block node of a disk: a raw file that QEMU gets as a descriptor, never by its path.
+
+    `driver` is "file", or "host_device" for a block device of the host.
 
     The descriptor of a read-only disk is opened O_RDONLY, so the host's kernel refuses writes too.
     """
     file = {
-        "driver": "file",
+        "driver": driver,
         "filename": f"/dev/fdset/{fdset}",
         "read-only": disk.readonly,
         "discard": "ignore" if disk.readonly else "unmap",

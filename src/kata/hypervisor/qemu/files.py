@@ -30,6 +30,11 @@ def open_disk(disk: Disk, stack: ExitStack) -> int:
     return _open(disk.path, os.O_RDONLY if disk.readonly else os.O_RDWR, "disk", stack)
 
 
+def disk_driver(fd: int) -> str:
+    """QEMU's name for what an open disk is: "host_device" for a block device, "file" for a regular file."""
+    return "host_device" if stat.S_ISBLK(os.fstat(fd).st_mode) else "file"
+
+
 def _open(path: str, flags: int, what: str, stack: ExitStack) -> int:
     try:
         fd = os.open(path, flags | os.O_CLOEXEC)

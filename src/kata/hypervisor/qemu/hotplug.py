@@ -119,6 +119,14 @@ class Hotplug:
             raise
         self._forget(name)
 
+    def resize_disk(self, name: str, size: int, timeout: float = ADD_TIMEOUT) -> None:
+        """Have QEMU look at an added disk's size again; a file becomes `size` bytes long. Raises HypervisorError."""
+        with self._lock:
+            device = self._devices.get(name)
+            if device is None or device.busy:
+                raise HypervisorError(f"no disk {name!r} was added to the machine")
+        self._qmp.execute("block_resize", {"node-name": device.id, "size": size}, timeout=timeout)
+
     # Section: places
 
     def _reserve(self, name: str, kind: str) -> _Device:
@@ -191,12 +199,13 @@ class Hotplug:
     def _add_image(self, device: _Device, disk: Disk, deadline: float) -> None:
         with ExitStack() as ours:
             fd = files.open_disk(disk, ours)
+            driver = files.disk_driver(fd)
             answer = self._qmp.execute("add-fd", {"opaque": device.id}, fds=[fd], timeout=_left(deadline))
         fdset = _fdset(answer)
         device.undo.append(lambda left: self._qmp.execute("remove-fd", {"fdset-id": fdset}, timeout=left))
         # Here and in `_plug` the undoing first: after a time-out nobody knows whether the thing is there.
         device.undo.append(lambda left: self._drop_node(device.id, left))
-        self._qmp.execute("blockdev-add", devices.disk_node(device.id, disk, fdset), timeout=_left(deadline))
+        self._qmp.execute("blockdev-add", devices.disk_node(device.id, disk, fdset, driver), timeout=_left(deadline))
 
     def _drop_node(self, node: str, timeout: float) -> None:
         try:

@@ -24,6 +24,7 @@ from kata.hypervisor.errors import HypervisorError, QmpError, StartError
 from kata.hypervisor.qemu import devices, files
 from kata.hypervisor.qemu.command_line import Resolved, command_line
 from kata.hypervisor.qemu.console import Console, clean_lines
+from kata.hypervisor.qemu.growth import Growth
 from kata.hypervisor.qemu.hotplug import Hotplug
 from kata.hypervisor.qemu.privileges import drop_privileges
 from kata.hypervisor.qemu.qmp import QmpClient
@@ -66,6 +67,7 @@ class QemuMachine:
         self._console: Console | None = None
         self._qmp: QmpClient | None = None
         self._hotplug: Hotplug | None = None
+        self._growth: Growth | None = None
 
     def __enter__(self) -> QemuMachine:
         return self
@@ -101,6 +103,13 @@ class QemuMachine:
         if self._hotplug is None:
             raise HypervisorError(f"the machine is {self._state.value}, so nothing can be plugged in")
         return self._hotplug
+
+    @property
+    def growth(self) -> Growth:
+        """Memory and CPUs of the running QEMU."""
+        if self._growth is None:
+            raise HypervisorError(f"the machine is {self._state.value}, so its size cannot be changed")
+        return self._growth
 
     def boot(self) -> None:
         """Start QEMU and let the guest run; returns when QMP answers. Only once, on a thread that stays.
@@ -147,6 +156,34 @@ class QemuMachine:
         """Take away a disk that was added, and wait until the guest has let go. Raises HypervisorError."""
         self.hotplug.remove(serial)
 
+    def resize_disk(self, serial: str, size: int) -> None:
+        """Let the guest see that an added disk has grown, and a file grow. Raises HypervisorError."""
+        self.hotplug.resize_disk(serial, size)
+
+    def vcpu_threads(self) -> tuple[int, ...]:
+        """The threads of the guest's CPUs. Raises HypervisorError."""
+        return self.growth.vcpu_threads()
+
+    def free_memory_slots(self) -> int:
+        """How often memory can be added yet."""
+        return self.growth.free_slots
+
+    def add_memory(self, size_mib: int) -> None:
+        """Plug memory into the running guest. Raises NoPlaceError, HypervisorError."""
+        self.growth.add_memory(size_mib)
+
+    def add_vcpus(self, count: int) -> None:
+        """Plug CPUs into the running guest. Raises NoPlaceError, HypervisorError."""
+        self.growth.add_vcpus(count)
+
+    def remove_vcpus(self, count: int) -> int:
+        """Take CPUs away that were added. Raises HypervisorError."""
+        return self.growth.remove_vcpus(count)
+
+    def set_balloon(self, memory_mib: int) -> None:
+        """Leave the guest this much memory. Raises HypervisorError."""
+        self.growth.set_balloon(memory_mib)
+
     def wait(self, timeout: float | None = None) -> int | None:
         """QEMU's exit status (negative: the signal that killed it), or None when it runs on or never did."""
         if self._process is None:
@@ -186,7 +223,7 @@ class QemuMachine:
             self._state = State.CLOSED
             if self._qmp is not None:
                 self._qmp.close()
-                self._qmp = self._hotplug = None
+                self._qmp = self._hotplug = self._growth = None
             if self._console is not None:
                 self._console.close()
             for fd in (self._pidfd, self._stderr):
@@ -214,6 +251,7 @@ class QemuMachine:
             self._console = Console(console.dup())
             self._qmp = QmpClient(qmp.dup())
         self._hotplug = Hotplug(self._qmp, self.spec)
+        self._growth = Growth(self._qmp, self.spec)
         try:
             self._qmp.negotiate(START_TIMEOUT)
         except QmpError as error:
@@ -223,6 +261,7 @@ class QemuMachine:
         vsock = files.claim_vsock(ours) if self._uses_vsock() else None
         self._cid = None if vsock is None else vsock.cid
         ports = devices.ports(self.spec)
+        disk_fds = files.open_disks(self.spec, ours)
         resolved = Resolved(
             binary=self._binary,
             accelerator=self._accelerator,
@@ -230,7 +269,8 @@ class QemuMachine:
             console_fd=console_fd,
             port_fds=() if vsock else tuple(files.listen_port(self.spec.directory, port, ours) for port in ports),
             vsock=vsock,
-            disk_fds=files.open_disks(self.spec, ours),
+            disk_fds=disk_fds,
+            disk_drivers=tuple(files.disk_driver(fd) for fd in disk_fds),
             ninep_fds=files.open_ninep(self.spec, ours),
             pmem_sizes=files.pmem_sizes(self.spec),
             share_fds=files.connect_shares(self.spec.shares, ours),

@@ -20,7 +20,7 @@ class Block(HypervisorTable):
             synonyms={"virtio-blk-pci": "virtio-blk", "virtio-blk-mmio": "virtio-mmio", "virtio-pmem": "nvdimm"},
         ),
         "virtio-blk",
-        "How disks are attached: virtio-blk. virtio-scsi and virtio-mmio are taken as that, too.",
+        "How disks are attached while the VM runs: virtio-blk, or virtio-scsi. virtio-mmio is taken as virtio-blk.",
         annotation=True,
         refused_values={
             "nvdimm": "persistent memory maps a file that the guest could write (CVE-2026-24834)",

@@ -37,7 +37,12 @@ class Devices(HypervisorTable):
         annotation=True,
         ignored="`hot_plug_vfio` says where devices are plugged in",
     )
-    pcie_root_port = Setting(Integer(), 0, "Root ports to have, 16 at most.", annotation=True)
+    pcie_root_port = Setting(
+        Integer(),
+        0,
+        "Root ports: places for devices that are added later. 2 at least for disks; more than 8 are 8.",
+        annotation=True,
+    )
     pcie_switch_port = Setting(
         Integer(),
         0,

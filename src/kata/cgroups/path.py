@@ -1,0 +1,53 @@
+"""Where a sandbox's cgroups are, from what the engine says. Pure (shim behaviour, section 8: host cgroups).
+
+Two forms of `cgroupsPath`: a path of cgroupfs (`/kubepods/pod1/abc`), and systemd's `slice:prefix:name`
+(`kubepods-pod1.slice:cri-containerd:abc`). The cgroup of a sandbox lies where the engine wants its container, under a
+name of its own: engines remove theirs by name.
+"""
+
+from __future__ import annotations
+
+import posixpath
+
+import msgspec
+
+PREFIX = "kata_"
+OVERHEAD = "/kata_overhead"
+
+
+class Placement(msgspec.Struct, frozen=True):
+    """The cgroups of one sandbox, below each tree's root. `overhead` is empty when all of it is in `sandbox`."""
+
+    sandbox: str
+    overhead: str = ""
+
+
+def placement(cgroups_path: str, sandbox_id: str, *, together: bool) -> Placement:
+    """`together`: shim, VMM and daemons are in the pod's cgroup as the guest's CPUs are (`sandbox_cgroup_only`)."""
+    return Placement(sandbox_path(cgroups_path, sandbox_id), "" if together else f"{OVERHEAD}/{sandbox_id}")
+
+
+def sandbox_path(cgroups_path: str, sandbox_id: str) -> str:
+    """The absolute path of a sandbox's cgroup; no path of an engine leads out of the tree."""
+    parts = cgroups_path.split(":")
+    if len(parts) == 3 and "/" not in cgroups_path:
+        folder, base = slice_path(parts[0]), _unit(parts[1], parts[2])
+    else:
+        folder, base = posixpath.split(posixpath.normpath("/" + cgroups_path.strip("/")))
+    return posixpath.join(folder, PREFIX + (base or sandbox_id))
+
+
+def slice_path(name: str) -> str:
+    """The folder of a slice: `a-b.slice` is below `a.slice` (systemd.slice(5)). Empty is systemd's own choice."""
+    stem = (name or "system.slice").removesuffix(".slice")
+    if stem == "-":
+        return "/"
+    words = stem.split("-")
+    return "/" + "/".join("-".join(words[: count + 1]) + ".slice" for count in range(len(words)))
+
+
+def _unit(prefix: str, name: str) -> str:
+    """The unit that systemd would be asked for."""
+    if name.endswith((".slice", ".scope")):
+        return name
+    return f"{prefix}-{name}.scope" if prefix else f"{name}.scope"
