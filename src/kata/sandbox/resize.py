@@ -74,7 +74,7 @@ class Resizer:
 
     def join(self, container_id: str, limits: LinuxResources, storages: Sequence[agent_pb2.Storage]) -> None:
         """A container is about to be created: make room for it."""
-        volumes = tuple(storage for storage in storages if storage.driver == "ephemeral" and storage.fstype == "tmpfs")
+        volumes = tuple(storage for storage in storages if _follows_memory(storage))
         with self._turn:
             self._members[container_id] = Member(limits, volumes)
             self._follow()
@@ -240,9 +240,15 @@ def _larger(one: Size, other: Size) -> Size:
     return Size(max(one.vcpus, other.vcpus), max(one.memory_mib, other.memory_mib))
 
 
+def _follows_memory(volume: agent_pb2.Storage) -> bool:
+    """A tmpfs that nobody has given a size."""
+    sized = any(option.startswith("size=") for option in volume.options)
+    return volume.driver == "ephemeral" and volume.fstype == "tmpfs" and not sized
+
+
 def _resized(volume: agent_pb2.Storage, size: str) -> agent_pb2.Storage:
     """The same mount with another size; whose it is, was settled when it was made."""
-    options = [option for option in volume.options if not option.startswith(("size=", "fsgid="))]
+    options = [option for option in volume.options if not option.startswith("fsgid=")]
     return agent_pb2.Storage(
         driver=volume.driver,
         source=volume.source,

@@ -154,7 +154,8 @@ def test_memory_volumes_grow_with_the_guest() -> None:
     world = World()
     volume = agent_pb2.Storage(driver="ephemeral", fstype="tmpfs", mount_point="/e", options=["noexec", "fsgid=5"])
     other = agent_pb2.Storage(driver="virtio-fs", fstype="virtiofs", mount_point="/s")
-    resizer(world).join("c1", limits(128, 0.0), [volume, other])
+    sized = agent_pb2.Storage(driver="ephemeral", fstype="tmpfs", mount_point="/s", options=["size=4096"])
+    resizer(world).join("c1", limits(128, 0.0), [volume, other, sized])
     assert "remount [('/e', ['noexec', 'size=402653184'])]" in world.took()
 
 
