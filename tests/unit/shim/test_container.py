@@ -1,4 +1,4 @@
-"""What the shim makes of a container before its sandbox sees it: the specification, and the root file system's folder."""
+"""What the shim makes of a container before its sandbox sees it: its specification, its root file system."""
 
 from __future__ import annotations
 
