@@ -28,7 +28,10 @@ def write_spec(folder: Path, pod: Netns, command: list[str], hooks: dict[str, An
         "ociVersion": "1.0.2",
         "process": {"args": command, "cwd": "/", "env": ["PATH=/bin"], "user": {"uid": 0, "gid": 0}},
         "root": {"path": str(root)},
-        "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}],
+        "mounts": [
+            {"destination": "/proc", "type": "proc", "source": "proc"},
+            {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755"]},
+        ],
         "hooks": hooks,
         "linux": {"namespaces": [{"type": "mount"}, {"type": "pid"}, {"type": "network", "path": pod.path}]},
     }
