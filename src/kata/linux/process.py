@@ -135,13 +135,16 @@ def spawn(
             start_new_session=True,
         )
     except FileNotFoundError:
-        package = APT_PACKAGES.get(os.path.basename(argv[0]))
+        missing = program or argv[0]
+        package = APT_PACKAGES.get(os.path.basename(missing))
         raise ProcessError(
-            f"the program {argv[0]} is not installed",
-            hint=f"apt-get install {package}" if package else f"install {argv[0]} and try again",
+            f"the program {missing} is not installed",
+            hint=f"apt-get install {package}" if package else f"install {missing} and try again",
         ) from None
     except OSError as error:
-        raise ProcessError(f"{argv[0]} cannot be started: {error.strerror}", detail=shlex.join(argv)) from error
+        raise ProcessError(
+            f"{program or argv[0]} cannot be started: {error.strerror}", detail=shlex.join(argv)
+        ) from error
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:

@@ -70,7 +70,7 @@ def test_the_order_and_the_states(tmp_path: Path, log: Logger) -> None:
     [
         (shell("echo oh dear >&2; exit 3"), "/bin/sh failed with exit code 3"),
         (shell("sleep 100", timeout=1), "/bin/sh did not end within 1 s"),
-        ({"path": "/no/such/hook"}, "/no/such/hook"),
+        ({"path": "/no/such/hook", "args": ["name"]}, "/no/such/hook"),
         ({"path": "bin/sh"}, "must be absolute"),
         (shell("true", timeout=0), "a time limit of 0 seconds"),
     ],
