@@ -110,6 +110,7 @@ def _shm(container_id: str, position: int, mount: Mount, has: Facilities) -> lis
 def _memory_volume(container_id: str, position: int, mount: Mount, has: Facilities) -> list[MountUpdate]:
     source = mount["source"].rstrip("/")
     storage = agent_pb2.Storage(driver="ephemeral", source="tmpfs", fstype="tmpfs")
+    storage.shared = True  # it is the pod's: a container that is started again finds what it left there
     storage.mount_point = f"{EPHEMERAL}/{_pod_name(source)}"
     size = _tmpfs_bytes(source)
     storage.options.extend([*_group(source), *([f"size={size}"] if size else [])])

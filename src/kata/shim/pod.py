@@ -15,17 +15,19 @@ from kata.errors import KataError
 from kata.management.durations import Durations
 from kata.paths import monitor_socket
 from kata.protocol.generated.host import events_pb2
-from kata.sandbox.config import ContainerConfig
+from kata.sandbox.config import ContainerConfig, PodNetworkConfig
 from kata.sandbox.errors import ConflictError, ExistsError, NotFoundError
 from kata.sandbox.process import ProcessState
 from kata.sandbox.sandbox import Sandbox
 from kata.sandbox.store import Record, Store, process_ref
 from kata.shim import health
 from kata.shim.bundle import annotations_of, read_spec, write_once
-from kata.shim.configure import Configured, configure
+from kata.shim.configure import Configured, configure, container_spec
 from kata.shim.events import timestamp
-from kata.shim.kind import BUNDLE_PATH, CONTAINER_TYPE, Kind, kind_of
+from kata.shim.hooks import HostHooks
+from kata.shim.kind import BUNDLE_PATH, CONTAINER_TYPE, SANDBOX, Kind, kind_of
 from kata.shim.owner import Owner
+from kata.shim.portforward import Forwarder, start_forwarder
 from kata.shim.rootfs import guest_rootfs, unmount_rootfs
 from kata.shim.task import SIGKILL, StdioNames, Task
 
@@ -67,7 +69,9 @@ class Pod:
         self._tasks: dict[str, Task | None] = {}
         self._sandbox: Sandbox | None = None
         self._record: Record | None = None
+        self._configured: Configured | None = None
         self._hold = -1
+        self._forwarder: Forwarder | None = None
         self._down = threading.Event()
         self._down.set()
 
@@ -166,11 +170,15 @@ class Pod:
         kind = kind_of(request.id, annotations_of(spec))
         configured = configure(kind, spec, request.options) if kind.makes_sandbox else None
         config = self._running(kind).config if configured is None else configured.sandbox
+        hooks = HostHooks(request.id, request.bundle, spec, self._log)
+        root = spec.get("root", {}).get("path", "")
         try:
-            with guest_rootfs(request.bundle, request.rootfs, config) as rootfs:
+            with guest_rootfs(request.bundle, request.rootfs, config, root) as rootfs:
+                hooks.create(self.pid)  # before the machine boots: what they do to the pod's network is seen then
                 container = self._create_container(request, spec, kind, rootfs, configured)
         except BaseException:
             unmount_rootfs(request.bundle)
+            hooks.removed()
             raise
         names = StdioNames(request.stdin, request.stdout, request.stderr)
         task = Task(
@@ -180,6 +188,7 @@ class Pod:
             names,
             namespace=self._namespace,
             pid=self.pid,
+            hooks=hooks,
             told=self._publisher.publish,
             ended=self._on_end,
         )
@@ -205,13 +214,13 @@ class Pod:
         """In the running sandbox, or in one that is started for it as `configured`."""
         config = ContainerConfig(
             id=request.id,
-            spec=cast("dict[str, object]", spec),
+            spec=cast("dict[str, object]", container_spec(configured or self._configured, spec)),
             rootfs=rootfs,
             annotations={CONTAINER_TYPE: kind.name, BUNDLE_PATH: request.bundle},
         )
         if configured is None:
             return self._running(kind).create_container(config)
-        sandbox = self._start_sandbox(configured, spec, config)
+        sandbox = self._start_sandbox(configured, kind, spec, config)
         self._manage(sandbox, request.bundle)
         try:
             return sandbox.create_container(config)
@@ -224,10 +233,10 @@ class Pod:
             raise NotFoundError(f"sandbox {kind.sandbox_id} is not running", layer="VMM")
         return self._sandbox
 
-    def _start_sandbox(self, configured: Configured, spec: Spec, container: ContainerConfig) -> Sandbox:
+    def _start_sandbox(self, configured: Configured, kind: Kind, spec: Spec, container: ContainerConfig) -> Sandbox:
         if self._sandbox is not None:
             raise ConflictError(f"this shim has a sandbox already: {self._sandbox.config.id}")
-        config = configured.sandbox
+        self._configured, config = configured, configured.sandbox
         for warning in configured.config.warnings:
             self._log.warn("configuration", finding=warning)
         record = Record(
@@ -255,6 +264,8 @@ class Pod:
             self._release()
             raise
         self._sandbox = sandbox
+        if isinstance(config.network, PodNetworkConfig) and kind.name == SANDBOX:
+            self._forwarder = start_forwarder(config.network.netns, self._log)
         self._down.clear()
         threading.Thread(target=self._watch_memory, args=(sandbox,), name="oom", daemon=True).start()
         patience = configured.config.agent.health_check_request_timeout_ms / 1000
@@ -289,6 +300,8 @@ class Pod:
 
     def _stop(self, sandbox: Sandbox, *, graceful: bool) -> None:
         try:
+            if self._forwarder is not None:
+                self._forwarder.close()
             sandbox.stop(graceful=graceful)
             self._release()
         finally:
@@ -326,6 +339,7 @@ class Pod:
         except KataError as error:
             self._log.warn("a container could not be removed in its guest", container=task.id, error=error)
         unmount_rootfs(task.bundle)
+        task.hooks.removed()
         with self._lock:
             self._tasks.pop(task.id, None)
 

@@ -35,7 +35,7 @@ WAITING = {
         virtio_fs_cache virtio_fs_daemon
     """,
     "runtime": """
-        create_container_timeout disable_guest_seccomp emptydir_mode enable_debug
+        create_container_timeout emptydir_mode enable_debug
         kubelet_root_dir name sandbox_bind_mounts shared_mounts vfio_mode
     """,
 }
