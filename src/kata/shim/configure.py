@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from google.protobuf.any_pb2 import Any as AnyMessage
 
     from kata.config import Config
-    from kata.oci.spec import Spec
+    from kata.oci.spec import Linux, Spec
     from kata.shim.kind import Kind
 
 HOSTNAME_LIMIT = 64
@@ -45,6 +45,16 @@ def configure(kind: Kind, spec: Spec, options: AnyMessage | None = None) -> Conf
     config = configuration.load(annotations=annotations, operator_path=config_path(options))
     config.check_runnable()
     return Configured(config, sandbox_config(config, kind, spec))
+
+
+def container_spec(configured: Configured | None, spec: Spec) -> Spec:
+    """A container's specification without what the operator does not want guests to do. None decides nothing."""
+    linux = spec.get("linux", {})
+    if configured is None or "seccomp" not in linux or not configured.config.runtime.disable_guest_seccomp:
+        return spec
+    kept: Linux = {**linux}
+    del kept["seccomp"]
+    return {**spec, "linux": kept}
 
 
 def config_path(options: AnyMessage | None) -> str | None:

@@ -29,7 +29,7 @@ from tests.unit.config.files import AGENT, HYPERVISOR, RUNTIME, enabling, loaded
         (HYPERVISOR + "blk_logical_sector_size", "512", "hypervisor", "block_device_logical_sector_size", 512),
         (HYPERVISOR + "guest_hook_path", "/usr/share/hooks", "hypervisor", "guest_hook_path", "/usr/share/hooks"),
         (HYPERVISOR + "rx_rate_limiter_max_rate", "1000", "hypervisor", "rx_rate_limiter_max_rate", 1000),
-        (RUNTIME + "disable_guest_seccomp", "false", "runtime", "disable_guest_seccomp", False),
+        (RUNTIME + "disable_guest_seccomp", "true", "runtime", "disable_guest_seccomp", True),
         (RUNTIME + "sandbox_cgroup_only", "1", "runtime", "sandbox_cgroup_only", True),
         (RUNTIME + "hypervisor_name", "qemu", "runtime", "hypervisor_name", "qemu"),
         (RUNTIME + "internetworking_model", "macvtap", "runtime", "internetworking_model", "macvtap"),

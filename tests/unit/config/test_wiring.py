@@ -37,7 +37,7 @@ WAITING = {
         virtio_fs_cache virtio_fs_daemon
     """,
     "runtime": """
-        create_container_timeout disable_guest_seccomp emptydir_mode enable_debug
+        create_container_timeout emptydir_mode enable_debug
         enable_vcpus_pinning kubelet_root_dir name sandbox_bind_mounts sandbox_cgroup_only
         shared_mounts static_sandbox_resource_mgmt vfio_mode
     """,

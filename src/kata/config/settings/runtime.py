@@ -74,7 +74,7 @@ class Runtime(Section):
         aliases=("agent.create_container_timeout",),
     )
     disable_guest_seccomp = Setting(
-        Flag(), True, "Containers run without their seccomp profiles; the VM is the wall.", annotation=True
+        Flag(), False, "Containers run without their seccomp profiles; the VM is the wall.", annotation=True
     )
     guest_selinux_label = Setting(
         Text(),
