@@ -98,7 +98,9 @@ def _shm(container_id: str, position: int, mount: Mount, *, shm: bool) -> list[M
 def _memory_volume(container_id: str, position: int, mount: Mount, *, shm: bool) -> list[MountUpdate]:
     place = f"{EPHEMERAL}/{os.path.basename(mount['source'].rstrip('/'))}"
     storage = agent_pb2.Storage(driver="ephemeral", source="tmpfs", fstype="tmpfs", mount_point=place)
-    info = os.stat(mount["source"])
+    storage.shared = True  # it is the pod's: a container that is started again finds what it left there
+    info, system = os.stat(mount["source"]), os.statvfs(mount["source"])
+    storage.options.append(f"size={system.f_blocks * system.f_frsize}")
     if info.st_gid:
         storage.options.append(f"fsgid={info.st_gid}")
     return [MountUpdate(position, {**mount, "source": place}, storage=storage)]
