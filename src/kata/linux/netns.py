@@ -44,6 +44,10 @@ class NetworkNamespace:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
+    def fileno(self) -> int:
+        """The descriptor that holds it; it stays this object's."""
+        return self._fd
+
     def close(self) -> None:
         """Let go of the namespace. Idempotent."""
         if self._fd >= 0:

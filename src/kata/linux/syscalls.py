@@ -89,6 +89,7 @@ AT_FDCWD = -100
 AT_EMPTY_PATH = 0x1000
 SYS_PIVOT_ROOT = 155
 SYS_FINIT_MODULE = 313
+SYS_BPF = 321
 SYS_OPEN_TREE = 428
 SYS_MOVE_MOUNT = 429
 SYS_FSOPEN = 430
@@ -307,6 +308,14 @@ def finit_module(fd: int, parameters: str = "", flags: int = 0) -> None:
         ctypes.c_int(flags),
     )
     _check(result, "finit_module")
+
+
+def bpf(command: int, attributes: bytes) -> int:
+    """bpf(2): what the command returns; `attributes` is union bpf_attr as far as the command reads it."""
+    result = _libc.syscall(
+        ctypes.c_long(SYS_BPF), ctypes.c_int(command), ctypes.c_char_p(attributes), ctypes.c_uint(len(attributes))
+    )
+    return _check(result, f"bpf({command})")
 
 
 def inotify_init1(flags: int = IN_CLOEXEC) -> int:
