@@ -72,6 +72,18 @@ def run(
         env=env,
         cwd=cwd,
     )
+    return finish(process, argv, timeout=timeout, input=input, ok=ok)
+
+
+def finish(
+    process: subprocess.Popen[bytes],
+    argv: Sequence[str],
+    *,
+    timeout: float,
+    input: bytes | None = None,
+    ok: Sequence[int] = (0,),
+) -> subprocess.CompletedProcess[bytes]:
+    """Await the end of a program that `spawn` has started with pipes; as `run` from there on."""
     try:
         out, err = process.communicate(input, timeout=timeout)
     except subprocess.TimeoutExpired:
@@ -101,10 +113,13 @@ def spawn(
     stderr: int | IO[bytes] = subprocess.DEVNULL,
     pass_fds: Sequence[int] = (),
     env: Mapping[str, str] | None = None,
+    whole_env: bool = False,
+    program: str | None = None,
     cwd: str | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start `argv` in a session of its own and return at once; the caller owns the process.
 
+    `whole_env`: `env` is all of its environment. `program` is what is executed when it is not argv[0].
     Raises ProcessError, with the Debian package to install as the hint, when the program cannot be started.
     """
     try:
@@ -114,18 +129,22 @@ def spawn(
             stdout=stdout,
             stderr=stderr,
             pass_fds=pass_fds,
-            env=environment(env),
+            env=dict(env or {}) if whole_env else environment(env),
+            executable=program,
             cwd=cwd,
             start_new_session=True,
         )
     except FileNotFoundError:
-        package = APT_PACKAGES.get(os.path.basename(argv[0]))
+        missing = program or argv[0]
+        package = APT_PACKAGES.get(os.path.basename(missing))
         raise ProcessError(
-            f"the program {argv[0]} is not installed",
-            hint=f"apt-get install {package}" if package else f"install {argv[0]} and try again",
+            f"the program {missing} is not installed",
+            hint=f"apt-get install {package}" if package else f"install {missing} and try again",
         ) from None
     except OSError as error:
-        raise ProcessError(f"{argv[0]} cannot be started: {error.strerror}", detail=shlex.join(argv)) from error
+        raise ProcessError(
+            f"{program or argv[0]} cannot be started: {error.strerror}", detail=shlex.join(argv)
+        ) from error
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:

@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 from kata.errors import KataError
+from kata.log import Logger
 from kata.protocol.generated.host import task_pb2
 from kata.sandbox.errors import ConflictError, NotFoundError
 from kata.sandbox.reconcile import kill, remove_leftovers
@@ -18,6 +19,7 @@ from kata.sandbox.store import Store
 from kata.shim.address import SOCKET_DIR, answers, socket_path
 from kata.shim.bundle import annotations_of, read_spec
 from kata.shim.events import timestamp
+from kata.shim.hooks import HostHooks
 from kata.shim.kind import Kind, kind_of
 from kata.shim.rootfs import unmount_rootfs
 
@@ -38,6 +40,7 @@ def delete(arguments: Arguments) -> bytes:
         if not answers(path):
             _unlink(path)
     unmount_rootfs(bundle)
+    _run_hooks(arguments.id, bundle)
     return task_pb2.DeleteResponse(exit_status=KILLED, exited_at=timestamp(time.time())).SerializeToString()
 
 
@@ -47,6 +50,15 @@ def _kind(container_id: str, bundle: str) -> Kind:
         return kind_of(container_id, annotations_of(read_spec(bundle)))
     except KataError:
         return Kind("", container_id)
+
+
+def _run_hooks(container_id: str, bundle: str) -> None:
+    """Those that come after a container, unless its shim was there to run them."""
+    try:
+        spec = read_spec(bundle)
+    except KataError:
+        return
+    HostHooks(container_id, bundle, spec, Logger(2, name="containerd-shim-v2", pid=os.getpid())).removed()
 
 
 def _remove_sandbox(store: Store, sandbox_id: str) -> None:

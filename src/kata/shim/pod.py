@@ -13,16 +13,18 @@ from typing import TYPE_CHECKING, cast
 
 from kata.errors import KataError
 from kata.protocol.generated.host import events_pb2
-from kata.sandbox.config import ContainerConfig, SharedRootfs
+from kata.sandbox.config import ContainerConfig, PodNetworkConfig, SharedRootfs
 from kata.sandbox.errors import ConflictError, ExistsError, NotFoundError
 from kata.sandbox.process import ProcessState
 from kata.sandbox.sandbox import Sandbox
 from kata.sandbox.store import Record, Store, process_ref
 from kata.sandbox.translate import resources_for_guest
 from kata.shim.bundle import annotations_of, read_spec
-from kata.shim.configure import Configured, configure
+from kata.shim.configure import Configured, configure, container_spec
 from kata.shim.events import timestamp
-from kata.shim.kind import BUNDLE_PATH, CONTAINER_TYPE, Kind, kind_of
+from kata.shim.hooks import HostHooks
+from kata.shim.kind import BUNDLE_PATH, CONTAINER_TYPE, SANDBOX, Kind, kind_of
+from kata.shim.portforward import Forwarder, start_forwarder
 from kata.shim.rootfs import mount_rootfs, unmount_rootfs
 from kata.shim.task import SIGKILL, StdioNames, Task
 
@@ -51,7 +53,9 @@ class Pod:
         self._tasks: dict[str, Task | None] = {}
         self._sandbox: Sandbox | None = None
         self._record: Record | None = None
+        self._configured: Configured | None = None
         self._hold = -1
+        self._forwarder: Forwarder | None = None
         self._down = threading.Event()
         self._down.set()
 
@@ -144,11 +148,14 @@ class Pod:
     def _create(self, request: task_pb2.CreateTaskRequest) -> Task:
         spec = read_spec(request.bundle)
         kind = kind_of(request.id, annotations_of(spec))
-        folder = mount_rootfs(request.bundle, request.rootfs)
+        hooks = HostHooks(request.id, request.bundle, spec, self._log)
+        folder = mount_rootfs(request.bundle, request.rootfs, spec.get("root", {}).get("path", ""))
         try:
+            hooks.create(self.pid)  # before the machine boots: what they do to the pod's network is seen then
             container = self._create_container(request, kind, spec, folder)
         except BaseException:
             unmount_rootfs(request.bundle)
+            hooks.removed()
             raise
         names = StdioNames(request.stdin, request.stdout, request.stderr)
         task = Task(
@@ -158,6 +165,7 @@ class Pod:
             names,
             namespace=self._namespace,
             pid=self.pid,
+            hooks=hooks,
             told=self._publisher.publish,
             ended=self._on_end,
         )
@@ -173,15 +181,16 @@ class Pod:
         return task
 
     def _create_container(self, request: task_pb2.CreateTaskRequest, kind: Kind, spec: Spec, rootfs: str) -> Container:
+        configured = configure(kind, spec, request.options) if kind.makes_sandbox else self._configured
         config = ContainerConfig(
             id=request.id,
-            spec=cast("dict[str, object]", spec),
+            spec=cast("dict[str, object]", container_spec(configured, spec)),
             rootfs=SharedRootfs(rootfs),
             annotations={CONTAINER_TYPE: kind.name, BUNDLE_PATH: request.bundle},
         )
-        if not kind.makes_sandbox:
+        if configured is None or not kind.makes_sandbox:
             return self._running(kind).create_container(config)
-        sandbox = self._start_sandbox(configure(kind, spec, request.options), spec, config)
+        sandbox = self._start_sandbox(configured, kind, spec, config)
         try:
             return sandbox.create_container(config)
         except BaseException:
@@ -193,10 +202,10 @@ class Pod:
             raise NotFoundError(f"sandbox {kind.sandbox_id} is not running", layer="VMM")
         return self._sandbox
 
-    def _start_sandbox(self, configured: Configured, spec: Spec, container: ContainerConfig) -> Sandbox:
+    def _start_sandbox(self, configured: Configured, kind: Kind, spec: Spec, container: ContainerConfig) -> Sandbox:
         if self._sandbox is not None:
             raise ConflictError(f"this shim has a sandbox already: {self._sandbox.config.id}")
-        config = configured.sandbox
+        self._configured, config = configured, configured.sandbox
         for warning in configured.config.warnings:
             self._log.warn("configuration", finding=warning)
         record = Record(
@@ -223,6 +232,8 @@ class Pod:
             self._release()
             raise
         self._sandbox = sandbox
+        if isinstance(config.network, PodNetworkConfig) and kind.name == SANDBOX:
+            self._forwarder = start_forwarder(config.network.netns, self._log)
         self._down.clear()
         threading.Thread(target=self._watch_memory, args=(sandbox,), name="oom", daemon=True).start()
         return sandbox
@@ -240,6 +251,8 @@ class Pod:
             self._down.wait(TEARDOWN_TIMEOUT)
             return
         try:
+            if self._forwarder is not None:
+                self._forwarder.close()
             sandbox.stop()
             self._release()
         finally:
@@ -259,6 +272,7 @@ class Pod:
         except KataError as error:
             self._log.warn("a container could not be removed in its guest", container=task.id, error=error)
         unmount_rootfs(task.bundle)
+        task.hooks.removed()
         with self._lock:
             self._tasks.pop(task.id, None)
 

@@ -26,12 +26,13 @@ class RootfsError(KataError):
     """The root file system of a container cannot be had."""
 
 
-def mount_rootfs(bundle: str, entries: Sequence[mount_pb2.Mount]) -> str:
+def mount_rootfs(bundle: str, entries: Sequence[mount_pb2.Mount], root: str = "") -> str:
     """The folder that holds the root file system: `<bundle>/rootfs`, with `entries` mounted there in their order.
 
-    Without entries it is what the bundle has there. Raises RootfsError; nothing stays mounted then.
+    Without entries it is `root`, as the specification names it: absolute, or below the bundle. Raises RootfsError;
+    nothing stays mounted then.
     """
-    target = os.path.join(bundle, "rootfs")
+    target = os.path.join(bundle, "rootfs" if entries else root or "rootfs")
     try:
         if entries:
             os.makedirs(target, 0o711, exist_ok=True)
@@ -43,13 +44,20 @@ def mount_rootfs(bundle: str, entries: Sequence[mount_pb2.Mount]) -> str:
             f"the root file system of {os.path.basename(bundle)} cannot be mounted: {error}",
             hint="look at the snapshotter of the container manager",
         ) from error
-    if not entries and not os.listdir(target):
+    if not entries and not _has_content(target):
         raise RootfsError(
-            f"{target} is empty and nothing is to be mounted there",
+            f"{target} is empty or missing, and nothing is to be mounted there",
             hint="an image without layers cannot be run; give the container a root file system",
             layer="config",
         )
     return target
+
+
+def _has_content(folder: str) -> bool:
+    try:
+        return bool(os.listdir(folder))
+    except OSError:
+        return False
 
 
 def unmount_rootfs(bundle: str) -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from kata.sandbox.container import Container
     from kata.sandbox.process import Process
     from kata.sandbox.stdio import Streams
+    from kata.shim.hooks import HostHooks
     from kata.shim.kind import Kind
 
 SIGKILL, SIGTERM = 9, 15
@@ -70,6 +71,7 @@ class Task:
         *,
         namespace: str,
         pid: int,
+        hooks: HostHooks,
         told: Callable[[Message], None],
         ended: Callable[[Task], None],
     ) -> None:
@@ -78,6 +80,7 @@ class Task:
         self.bundle = bundle
         self.kind = kind
         self.pid = pid
+        self.hooks = hooks
         self._namespace = namespace
         self._told = told
         self._ended = ended
@@ -105,6 +108,7 @@ class Task:
             self._resize(entry)
             self._told(events_pb2.TaskStart(container_id=self.id, pid=self.pid))
             entry.announced.set()
+        self.hooks.started(self.pid)
 
     def add(self, exec_id: str, spec: ProcessSpec, names: tuple[str, str, str]) -> None:
         """Remember a process that will be started later; `names` are its streams'. Raises KataError."""
