@@ -15,6 +15,8 @@ from kata import paths
 from tests.helpers import evidence
 from tests.helpers.cli import leftovers
 from tests.helpers.containerd import Containerd
+from tests.helpers.node import Node
+from tests.helpers.node import node as running_node
 
 GONE_TIMEOUT = 15.0
 
@@ -47,6 +49,13 @@ def containerd(daemon: Containerd) -> Iterator[Containerd]:
     assert left == []
 
 
+@pytest.fixture(scope="session")
+def node(busybox: str) -> Iterator[Node]:
+    """A containerd with a network for pods; modules run their pods in it and remove them."""
+    with running_node() as made:
+        yield made
+
+
 def left_behind(daemon: Containerd) -> list[str]:
     """What there should not be once every container was removed."""
     found = [f"container {name}" for name in daemon.ctr("container", "ls", "-q").stdout.decode().split()]
@@ -59,7 +68,8 @@ def left_behind(daemon: Containerd) -> list[str]:
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Attach containerd's log, which holds the shims', and what our processes were doing."""
     report = yield
-    daemon = getattr(item, "funcargs", {}).get("containerd")
+    arguments = getattr(item, "funcargs", {})
+    daemon = arguments.get("containerd") or getattr(arguments.get("node"), "daemon", None)
     if report.failed and isinstance(daemon, Containerd) and daemon.log.exists():
         report.sections.append(("containerd's log", daemon.log.read_text(errors="replace")[-12000:]))
         report.sections += evidence.collect([paths.state_dir()], os.getpid())

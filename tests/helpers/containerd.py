@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
+import json
 import os
+import shutil
 import signal
 import subprocess
+import tarfile
 import time
 from pathlib import Path
 
@@ -13,6 +18,7 @@ from tests.helpers.cli import kata
 ROOT = Path(__file__).parents[2]
 RUNTIME = "io.containerd.kata.v2"
 IMAGE = "docker.io/library/busybox:latest"
+PAUSE = "localhost/pause:latest"
 START_TIMEOUT = 30.0
 TIMEOUT = 180
 
@@ -27,10 +33,13 @@ state = "{folder}/state"
 [plugins."io.containerd.grpc.v1.cri"]
   restrict_oom_score_adj = true
   disable_apparmor = true
-  sandbox_image = "{image}"
+  sandbox_image = "{pause}"
+  netns_mounts_under_state_dir = true
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "/usr/lib/cni"
     conf_dir = "{folder}/net.d"
+  [plugins."io.containerd.grpc.v1.cri".containerd]
+    default_runtime_name = "kata"
   [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.kata]
     runtime_type = "{runtime}"
     privileged_without_host_devices = true
@@ -38,10 +47,15 @@ state = "{folder}/state"
 
 
 class Containerd:
-    """A running daemon below `folder`, a short path (a unix socket's has at most 107 bytes)."""
+    """A running daemon below `folder`, a short path (a unix socket's has at most 107 bytes).
 
-    def __init__(self, folder: Path) -> None:
+    `netns`: the network namespace that it takes for the host's, by its path.
+    """
+
+    def __init__(self, folder: Path, netns: str = "") -> None:
         self.folder = folder
+        self.namespace = "default"
+        self._prefix = ["nsenter", f"--net={netns}"] if netns else []
         self.log = folder / "containerd.log"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -59,11 +73,11 @@ class Containerd:
     def start(self) -> None:
         """Start it and wait until it answers."""
         config = self.folder / "config.toml"
-        config.write_text(CONFIG.format(folder=self.folder, image=IMAGE, runtime=RUNTIME))
+        config.write_text(CONFIG.format(folder=self.folder, pause=PAUSE, runtime=RUNTIME))
         path = f"{ROOT / 'bin'}:{os.environ['PATH']}"
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                ["containerd", "-c", str(config)],
+                [*self._prefix, "containerd", "-c", str(config)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -88,18 +102,25 @@ class Containerd:
         kata("image", "export", "busybox", str(archive), check=True)
         self.ctr("image", "import", "--base-name", IMAGE.removesuffix(":latest"), str(archive))
 
+    def import_pause(self) -> None:
+        """Give it the image of pods' first containers, made here: busybox, which waits and reaps."""
+        archive = self.folder / "pause.tar"
+        write_image(archive, PAUSE, ["/bin/sh", "-c", "trap 'exit 0' TERM; while :; do sleep 1000 & wait; done"])
+        self.ctr("image", "import", str(archive))
+
     def ctr(
         self, *words: str, stdin: bytes = b"", check: bool = True, timeout: float = TIMEOUT
     ) -> subprocess.CompletedProcess[bytes]:
         """Run ctr to its end."""
-        command = ["ctr", "--address", str(self.address), *words]
+        command = ["ctr", "--address", str(self.address), "--namespace", self.namespace, *words]
         done = subprocess.run(command, input=stdin, capture_output=True, timeout=timeout, check=False)
         assert not check or done.returncode == 0, f"{words}: {done.returncode}\n{done.stderr.decode()}"
         return done
 
     def popen(self, *words: str, **options: object) -> subprocess.Popen[bytes]:
         """Start ctr and leave it running."""
-        return subprocess.Popen(["ctr", "--address", str(self.address), *words], **options)  # type: ignore[call-overload,no-any-return]
+        command = ["ctr", "--address", str(self.address), "--namespace", self.namespace, *words]
+        return subprocess.Popen(command, **options)  # type: ignore[call-overload,no-any-return]
 
     def run(self, name: str, *command: str, options: tuple[str, ...] = ()) -> None:
         """A detached container that runs `command`."""
@@ -149,3 +170,42 @@ class Containerd:
                 if str(self.address).encode() in words and b"-namespace" in words:
                     found.append(int(entry.name))
         return sorted(found)
+
+
+def write_image(archive: Path, name: str, entrypoint: list[str]) -> None:
+    """An image of one layer that holds busybox alone, in the form of `docker save`."""
+    layer = io.BytesIO()
+    with tarfile.open(fileobj=layer, mode="w") as tar:
+        tar.add(shutil.which("busybox") or "", "bin/busybox")
+        for applet in ("sh", "sleep"):
+            link = tarfile.TarInfo(f"bin/{applet}")
+            link.type, link.linkname, link.mode = tarfile.LNKTYPE, "bin/busybox", 0o755
+            tar.addfile(link)
+    data = layer.getvalue()
+    config = {
+        "architecture": {"x86_64": "amd64", "aarch64": "arm64"}[os.uname().machine],
+        "os": "linux",
+        "config": {"Entrypoint": entrypoint, "Env": ["PATH=/bin"]},
+        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(data).hexdigest()}"]},
+    }
+    manifest = [{"Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"]}]
+    with tarfile.open(archive, "w") as tar:
+        for path, content in (
+            ("layer.tar", data),
+            ("config.json", json.dumps(config).encode()),
+            ("manifest.json", json.dumps(manifest).encode()),
+        ):
+            info = tarfile.TarInfo(path)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+
+
+def write_root(folder: Path) -> None:
+    """A root file system that holds busybox and its applets."""
+    (folder / "bin").mkdir(parents=True)
+    for name in ("proc", "dev", "sys", "tmp"):
+        (folder / name).mkdir()
+    busybox = shutil.copy(shutil.which("busybox") or "", folder / "bin/busybox")
+    for applet in subprocess.run([busybox, "--list"], capture_output=True, text=True, check=True).stdout.split():
+        if applet != "busybox":
+            os.link(busybox, folder / "bin" / applet)
