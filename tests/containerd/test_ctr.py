@@ -80,7 +80,8 @@ def test_a_task_killed_before_its_start(containerd: Containerd) -> None:
 
 
 def test_memory_and_cpu_limits(containerd: Containerd) -> None:
-    options = ("--memory-limit", "67108864", "--cpus", "0.5")
+    mount = "type=cgroup,src=cgroup,dst=/sys/fs/cgroup,options=ro"  # which ctr leaves out where the host has cgroup v1
+    options = ("--mount", mount, "--memory-limit", "67108864", "--cpus", "0.5")
     containerd.run("limits", "sleep", "1000", options=options)
     shown = containerd.exec("limits", "e1", "cat", "/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/cpu.max").stdout
     containerd.remove("limits")
