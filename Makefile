@@ -33,8 +33,12 @@ check: ## Say what this host can and cannot do
 	@bin/kata check
 
 .PHONY: test
-test: assets ## Run all tests: linters, unit, wire, kernel, vm, budget
-	@$(PYTEST) tests
+test: assets ## Run all tests: linters, unit, wire, kernel, vm, containerd, budget
+	@$(PYTEST) -m "not soak" tests
+
+.PHONY: soak
+soak: assets ## Run what takes an hour: many containers, a stress, kills at random moments
+	@$(PYTEST) -m soak tests
 
 .PHONY: lint
 lint: setup ## Run the linters alone: style, types, import contracts, scripts, sizes, docs
