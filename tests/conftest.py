@@ -8,7 +8,14 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# A slow machine is no fault of the code: no test asserts speed by a clock, and random tests do not either.
+hypothesis.settings.register_profile(
+    "kata", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], print_blob=True
+)
+hypothesis.settings.load_profile("kata")
 
 FLOORS = ("linters", "unit", "wire", "kernel", "vm", "containerd", "budget")
 """In the order of what they need and of how long they take: the cheap ones fail first."""
