@@ -19,7 +19,8 @@ OWNER = """
 import signal, sys, time
 from pathlib import Path
 from kata.images.workspace import workspace
-signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is inherited as ignored
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is inherited as ignored, and
+signal.signal(signal.SIGINT, signal.default_int_handler)  # so is this one in the background of a script
 with workspace(Path(sys.argv[1])) as path:
     (path / "file").touch()
     print(path, flush=True)
