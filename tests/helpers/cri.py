@@ -61,6 +61,18 @@ class Cri:
         )
         return call(json_format.ParseDict(fields, _message(f"{method}Request")()), timeout=TIMEOUT, wait_for_ready=True)
 
+    def await_service(self) -> None:
+        """Until containerd has loaded what it knew; before that it refuses calls."""
+        await_true(self._answers, "containerd's CRI")
+
+    def _answers(self) -> bool:
+        try:
+            self("ListPodSandbox")
+        except grpc.RpcError as error:
+            assert "not initialized" in error.details(), error
+            return False
+        return True
+
     def close(self) -> None:
         """End the connection."""
         self._channel.close()

@@ -50,11 +50,13 @@ class Node:
         self.daemon.import_image()
         self.daemon.import_pause()
         self.cri = Cri(self.daemon.address)
+        self.cri.await_service()
 
     def restart(self, number: int) -> None:
         """End containerd with a signal and start it again."""
         self.daemon.stop(number)
         self.daemon.start()
+        self.cri.await_service()
 
     def stream(self, url: str, protocol: str) -> Spdy:
         """Connect to a streaming URL of containerd's."""
