@@ -88,7 +88,7 @@ def test_plain_options(option: str, expected: list[str]) -> None:
 
 @pytest.mark.parametrize(
     ("accelerator", "accel", "cpu"),
-    [("kvm", "kvm", "host,pmu=off"), ("tcg", "tcg,thread=multi,tb-size=256", "max,la57=off")],
+    [("kvm", "kvm", "host,pmu=off"), ("tcg", "tcg,thread=single,tb-size=256", "max,la57=off")],
 )
 def test_accelerator_decides_the_cpu(accelerator: str, accel: str, cpu: str) -> None:
     words = argv(accelerator=accelerator)
