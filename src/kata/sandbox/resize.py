@@ -212,7 +212,7 @@ class Resizer:
 
     def _threads(self) -> tuple[int, ...]:
         try:
-            return self._machine.vcpu_threads()
+            return tuple(dict.fromkeys(self._machine.vcpu_threads()))  # under TCG one runs them all
         except KataError as error:
             self._log.warn("the VMM does not say which threads run the guest's CPUs", error=error)
             return ()

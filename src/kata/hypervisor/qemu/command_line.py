@@ -23,8 +23,8 @@ CPU = {"kvm": "host,pmu=off", "tcg": "max,la57=off"}
 
 ACCELERATOR = {"kvm": "kvm", "tcg": "tcg,thread=single,tb-size=256"}
 """One thread for all CPUs of a guest: with one for each, guests of two CPUs died at boot now and then while their
-kernel patched its own code (seen with QEMU 7.2), and those that lived booted in 13 s instead of 11. tb-size (MiB) bounds
-the cache of translated code, which would else grow to an eighth of the host's memory."""
+kernel patched its own code (seen with QEMU 7.2), and those that lived booted in 13 s instead of 11. tb-size (MiB) is
+the most that translated code takes, which would else grow to an eighth of the host's memory."""
 
 MAX_MEMORY_MIB = {"kvm": 1 << 40, "tcg": 512 << 10}
 """TCG's CPUs address 2**40 bytes (phys-bits), which the room for memory that comes later must fit into."""
