@@ -69,7 +69,7 @@ def test_always_confined_and_bare(machine_type: Any) -> None:
         ("-name", ["sandbox-abc,debug-threads=on"]),
         ("-m", ["size=128M"]),
         ("-smp", ["cpus=1,sockets=1,cores=1,threads=1"]),
-        ("-cpu", ["max,la57=off,-erms"]),
+        ("-cpu", ["max,la57=off,erms=off"]),
         ("-kernel", ["/k"]),
         ("-initrd", []),
         ("-netdev", []),
