@@ -37,6 +37,7 @@ UID = 1_879_048_195
 MIB = 1 << 20
 SHARE = "/run/kata-containers/shared/containers"
 ROOTFS = Path(f"{SHARE}/v0")
+POLICIES = Path(__file__).parents[2] / "docs/policies"
 HOOKS = f"{SHARE}/v1"
 CAPABILITIES = ["CAP_MKNOD", "CAP_SYS_ADMIN", "CAP_KILL", "CAP_DAC_OVERRIDE"]
 HOOK = """#!/bin/sh
@@ -392,12 +393,12 @@ def test_a_container_that_forks_without_end(guest: Guest, limits: dict[str, obje
 
 
 def test_a_policy_denies_and_allows(guest: Guest) -> None:
-    denied = "package agent_policy\nAllowRequestsFailingPolicy := true\nExecProcessRequest := false\n"
+    denied = (POLICIES / "allow-all-except-exec-process.rego").read_text()
     guest.call("SetPolicy", agent_pb2.SetPolicyRequest(policy=denied))
     with pytest.raises(RpcError, match="ExecProcessRequest is blocked by policy") as caught:
         guest.exec("box", "true")
     assert caught.value.code == Code.PERMISSION_DENIED
-    allowed = "package agent_policy\nAllowRequestsFailingPolicy := true\n"
+    allowed = (POLICIES / "allow-all.rego").read_text()
     guest.call("SetPolicy", agent_pb2.SetPolicyRequest(policy=allowed))
     assert guest.exec("box", "echo allowed") == "allowed\n"
 
