@@ -69,7 +69,7 @@ def test_always_confined_and_bare(machine_type: Any) -> None:
         ("-name", ["sandbox-abc,debug-threads=on"]),
         ("-m", ["size=128M"]),
         ("-smp", ["cpus=1,sockets=1,cores=1,threads=1"]),
-        ("-cpu", ["max,la57=off"]),
+        ("-cpu", ["max,la57=off,-erms"]),
         ("-kernel", ["/k"]),
         ("-initrd", []),
         ("-netdev", []),
@@ -88,7 +88,7 @@ def test_plain_options(option: str, expected: list[str]) -> None:
 
 @pytest.mark.parametrize(
     ("accelerator", "accel", "cpu"),
-    [("kvm", "kvm", "host,pmu=off"), ("tcg", "tcg,thread=multi,tb-size=256", "max,la57=off")],
+    [("kvm", "kvm", "host,pmu=off"), ("tcg", "tcg,thread=multi,tb-size=256", "max,la57=off,-erms")],
 )
 def test_accelerator_decides_the_cpu(accelerator: str, accel: str, cpu: str) -> None:
     words = argv(accelerator=accelerator)
