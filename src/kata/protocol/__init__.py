@@ -28,7 +28,7 @@ To speak other services: add a .proto file to `protos/` and run `tools/protos.py
     connection a byte stream over a socket or a character device
     transport  addresses: dial and listen;  serial: the guest's side of a virtio-serial port
     channel    frames over a connection, many threads writing
-    status     codes and RpcError
+    status     codes and RpcError;  encoded: answers that are bytes already
     client, server, stream, workers   calls, both sides of them
 
 This file imports nothing: each process pays only for the modules that it names.

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from kata.protocol.connection import Connection
     from kata.protocol.frame import Frame
 
-READ_SIZE = 64 << 10
+READ_SIZE = 256 << 10
+"""More than what a unix socket's buffer holds (net.core.wmem_default); a long frame comes in few pieces."""
+LONG = 32 << 10
+"""Bytes from which on a second write costs less than putting a frame together."""
 
 
 class Channel:
@@ -34,25 +37,38 @@ class Channel:
         self._end_lock = threading.Lock()
         self._down = False
 
-    def send(self, stream: int, kind: int, flags: int, payload: bytes, deadline: float | None = None) -> None:
-        """Send one frame whole. Raises OSError when the peer is gone, TimeoutError when it does not read in time.
+    def send(
+        self, stream: int, kind: int, flags: int, payload: bytes, tail: bytes = b"", deadline: float | None = None
+    ) -> None:
+        """Send one frame whole; its payload is `payload` and then `tail`, which is not copied when long.
+
+        Raises OSError when the peer is gone, TimeoutError when it does not read in time.
 
         After a time-out in the middle of a frame the peer could not make sense of another one: the channel goes
         down. A time-out before the first byte leaves it as it is.
         """
-        frame = encode(stream, kind, flags, payload)
+        if len(tail) < LONG:
+            payload, tail = payload + tail, b""
+        head = encode(stream, kind, flags, payload, len(tail))
         if not self._write_lock.acquire(timeout=seconds_until(deadline)):
             raise TimeoutError("other messages wait for the peer to read")
         try:
             if self._down:
                 raise BrokenPipeError("the connection is closed")
-            self._connection.write(frame, deadline, self._stall)
-        except OSError as error:
-            if not isinstance(error, Stalled) or error.sent:
-                self.shutdown()
-            raise
+            self._write(head, tail, deadline)
         finally:
             self._write_lock.release()
+
+    def _write(self, head: bytes, tail: bytes, deadline: float | None) -> None:
+        begun = False
+        try:
+            self._connection.write(head, deadline, self._stall)
+            begun = True
+            self._connection.write(tail, deadline, self._stall)
+        except OSError as error:
+            if begun or not isinstance(error, Stalled) or error.sent:
+                self.shutdown()
+            raise
 
     def receive(self, handle: Callable[[Frame], None]) -> None:
         """Hand each frame to `handle` until the stream ends, then close the connection. For one thread, once."""

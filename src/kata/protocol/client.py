@@ -118,7 +118,7 @@ class Client:
         try:
             self._register(stream, pending)
             self._next = (stream + 2) % STREAM_LIMIT
-            self._channel.send(stream, REQUEST, 0, data, deadline)
+            self._channel.send(stream, REQUEST, 0, data, deadline=deadline)
         except OSError as error:
             with self._lock:
                 self._pending.pop(stream, None)

@@ -36,11 +36,12 @@ class Frame(NamedTuple):
     payload: bytes | None
 
 
-def encode(stream: int, kind: int, flags: int, payload: bytes) -> bytes:
-    """The bytes of a frame. Raises ValueError for a payload above the limit."""
-    if len(payload) > MAX_PAYLOAD:
-        raise ValueError(f"a payload of {len(payload)} bytes is above ttrpc's limit of {MAX_PAYLOAD}")
-    return HEADER.pack(len(payload), stream, kind, flags) + payload
+def encode(stream: int, kind: int, flags: int, payload: bytes, rest: int = 0) -> bytes:
+    """The bytes of a frame, but for the last `rest` of its payload. Raises ValueError for one above the limit."""
+    length = len(payload) + rest
+    if length > MAX_PAYLOAD:
+        raise ValueError(f"a payload of {length} bytes is above ttrpc's limit of {MAX_PAYLOAD}")
+    return HEADER.pack(length, stream, kind, flags) + payload
 
 
 class Decoder:
@@ -78,7 +79,7 @@ class Decoder:
                 position = min(start + length, available)
                 self._skip = start + length - position
             elif start + length <= available:
-                frames.append(Frame(stream, kind, flags, bytes(data[start : start + length])))
+                frames.append(Frame(stream, kind, flags, bytes(memoryview(data)[start : start + length])))
                 position = start + length
             else:
                 break

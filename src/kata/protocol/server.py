@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 from kata.protocol import status
 from kata.protocol.channel import Channel
 from kata.protocol.deadlines import Deadlines
+from kata.protocol.encoded import Encoded, bytes_header
 from kata.protocol.frame import MAX_PAYLOAD, REMOTE_OPEN, REQUEST, RESPONSE
 from kata.protocol.messages import Method, message
 from kata.protocol.messages import method as find_method
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from kata.protocol.generated import ttrpc_pb2
     from kata.protocol.transport import Listener
 
-    Handler = Callable[[Message, "Call"], Message]
+    Handler = Callable[[Message, "Call"], Message | Encoded]
     Authorize = Callable[[Method, Message, "Call"], None]
 
 MessageT = TypeVar("MessageT", bound="Message")
@@ -121,7 +122,7 @@ class Session:
         """Whether the peer still waits for the call's answer. The lock is held."""
         return not self._ending and self._calls.get(call.stream) is call
 
-    def answer(self, call: Call, response: bytes | RpcError) -> None:
+    def answer(self, call: Call, response: Encoded | RpcError) -> None:
         """Send a call's answer, unless it was answered already or its peer is gone."""
         with self.lock:
             if self._calls.get(call.stream) is not call:
@@ -174,7 +175,7 @@ class Session:
 
     def _serve(self, call: Call, request: ttrpc_pb2.Request) -> None:
         """Run a call's handler and send what it says. In a worker's thread; never raises."""
-        response: bytes | RpcError
+        response: Encoded | RpcError
         try:
             response = self._server.dispatch(request, call)
         except RpcError as error:
@@ -185,20 +186,14 @@ class Session:
             self._server.deadlines.remove(call)
         self.answer(call, response)
 
-    def _respond(self, stream: int, response: bytes | RpcError) -> None:
+    def _respond(self, stream: int, response: Encoded | RpcError) -> None:
         """Send one response frame; a peer that cannot be reached loses its connection."""
-        envelope = cast("type[ttrpc_pb2.Response]", message("ttrpc.Response"))
-        if isinstance(response, RpcError):
-            payload = envelope(status=status.to_message(response)).SerializeToString()
-        else:
-            payload = envelope(payload=response).SerializeToString()
-        if len(payload) > MAX_PAYLOAD:
-            error = RpcError(
-                Code.RESOURCE_EXHAUSTED, f"the answer has {len(payload)} bytes, {MAX_PAYLOAD} are the limit"
-            )
-            payload = envelope(status=status.to_message(error)).SerializeToString()
+        payload, tail = _envelope(response)
+        if (length := len(payload) + len(tail)) > MAX_PAYLOAD:
+            text = f"the answer has {length} bytes, {MAX_PAYLOAD} are the limit"
+            payload, tail = _envelope(RpcError(Code.RESOURCE_EXHAUSTED, text))
         try:
-            self._channel.send(stream, RESPONSE, 0, payload)
+            self._channel.send(stream, RESPONSE, 0, payload, tail)
         except OSError:
             self._channel.shutdown()
 
@@ -206,7 +201,8 @@ class Session:
 class Server:
     """Serves `services` (full service name to an object with a method for each RPC, in snake_case).
 
-    A handler gets the request and a `Call`, and returns the response. What it raises goes to the caller: an
+    A handler gets the request and a `Call`, and returns the response: a message, or its
+    bytes (`Encoded`). What it raises goes to the caller: an
     RpcError as it is, anything else as what `to_status` makes of it. `authorize` is asked before any handler runs,
     and refuses a call by raising. A context manager; thread-safe.
     """
@@ -290,16 +286,19 @@ class Server:
         with self._changed:
             self._changed.wait_for(lambda: not self.sessions, drain)
 
-    def dispatch(self, request: ttrpc_pb2.Request, call: Call) -> bytes:
+    def dispatch(self, request: ttrpc_pb2.Request, call: Call) -> Encoded:
         """Run the handler of a request; its response's bytes. Raises RpcError, and whatever the handler raises."""
         method, handler = self._find(request.service, request.method)
         message = _parse(method.request, request.payload)
         if self._authorize is not None:
             self._authorize(method, message, call)
         response = handler(message, call)
-        if not isinstance(response, method.response):
-            raise RpcError(Code.INTERNAL, f"{call.method} gave {type(response).__name__}: a fault of the server")
-        return response.SerializeToString()
+        kind = response.kind if isinstance(response, Encoded) else type(response)
+        if not issubclass(kind, method.response):
+            raise RpcError(Code.INTERNAL, f"{call.method} gave {kind.__name__}: a fault of the server")
+        if isinstance(response, Encoded):
+            return response
+        return Encoded(kind, response.SerializeToString(), b"")
 
     def explain(self, error: BaseException) -> RpcError:
         """What a caller is told of a handler's exception."""
@@ -354,6 +353,15 @@ def snake_case(name: str) -> str:
             words.append("_")
         words.append(char.lower())
     return "".join(words)
+
+
+def _envelope(response: Encoded | RpcError) -> tuple[bytes, bytes]:
+    """A response frame's payload: its beginning, and the end that is sent as it is."""
+    kind = cast("type[ttrpc_pb2.Response]", message("ttrpc.Response"))
+    if isinstance(response, RpcError):
+        return kind(status=status.to_message(response)).SerializeToString(), b""
+    length = len(response.head) + len(response.tail)
+    return bytes_header(kind.PAYLOAD_FIELD_NUMBER, length) + response.head, response.tail
 
 
 def _parse(kind: type[MessageT], payload: bytes) -> MessageT:

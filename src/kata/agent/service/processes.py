@@ -11,6 +11,7 @@ from kata.agent import errors
 from kata.agent.sandbox import check_signal
 from kata.agent.service.base import Base
 from kata.agent.service.guard import READ_STREAM, decide
+from kata.protocol.encoded import with_bytes
 from kata.protocol.generated import agent_pb2
 from kata.protocol.status import Code, RpcError
 
@@ -18,6 +19,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
+    from kata.protocol.encoded import Encoded
     from kata.protocol.server import Call
 
 
@@ -64,11 +66,11 @@ class Processes(Base):
         self._container(request).process(request.exec_id).streams.stdin.end()
         return self._done()
 
-    def read_stdout(self, request: agent_pb2.ReadStreamRequest, call: Call) -> agent_pb2.ReadStreamResponse:
+    def read_stdout(self, request: agent_pb2.ReadStreamRequest, call: Call) -> Encoded:
         """Block until there is output; no data is the end."""
         return self._read(request, "stdout")
 
-    def read_stderr(self, request: agent_pb2.ReadStreamRequest, call: Call) -> agent_pb2.ReadStreamResponse:
+    def read_stderr(self, request: agent_pb2.ReadStreamRequest, call: Call) -> Encoded:
         """Likewise; with a terminal there is never any."""
         return self._read(request, "stderr")
 
@@ -77,7 +79,7 @@ class Processes(Base):
         self._container(request).process(request.exec_id).resize(request.row, request.column)
         return self._done()
 
-    def _read(self, request: agent_pb2.ReadStreamRequest, stream: str) -> agent_pb2.ReadStreamResponse:
+    def _read(self, request: agent_pb2.ReadStreamRequest, stream: str) -> Encoded:
         container = self._container(request)
         process = container.process(request.exec_id)
         data = process.read(stream, request.len)
@@ -85,7 +87,7 @@ class Processes(Base):
             data = process.read(stream, request.len)
         if not data:
             container.drop_spent(request.exec_id)
-        return agent_pb2.ReadStreamResponse(data=data)
+        return with_bytes(agent_pb2.ReadStreamResponse, agent_pb2.ReadStreamResponse.DATA_FIELD_NUMBER, data)
 
     def _redacted(self, request: agent_pb2.ReadStreamRequest) -> bool:
         """Whether the policy keeps output from the host; it is thrown away then, and the container goes on."""
