@@ -119,6 +119,8 @@ class Group:
     def _mark(self, folder: str, value: bytes) -> None:
         try:
             os.setxattr(folder, MARK, value)
+        except FileNotFoundError:
+            raise  # another sandbox took it for the empty one that it had found marked: it is made again
         except OSError as error:
             self._warn(f"the cgroup cannot be marked, and so will not be removed: {_say(error, folder)}")
 
