@@ -52,6 +52,11 @@ def images_dir() -> Path:
     return data_dir() / "images"
 
 
+def templates_dir() -> Path:
+    """Saved machines that sandboxes go on from."""
+    return data_dir() / "templates"
+
+
 def cache_dir() -> Path:
     """What can be made again: probe answers, root filesystem images."""
     return data_dir() / "cache"

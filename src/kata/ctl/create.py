@@ -56,6 +56,7 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
     accelerator: Accelerator
     machine_type: MachineType
     boot_timeout: float
+    template: bool
 
     @classmethod
     def from_arguments(cls, args: argparse.Namespace) -> RunOptions:
@@ -89,6 +90,7 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
             accelerator=args.accel,
             machine_type=args.machine,
             boot_timeout=args.boot_timeout,
+            template=args.template,
         )
 
 
@@ -134,6 +136,7 @@ def describe(options: RunOptions, rootfs: Rootfs, assets: GuestAssets, image_nam
         disks=(disk,),
         share=bool(options.volumes),
         boot_timeout=options.boot_timeout,
+        template=options.template,
     )
     return Record(
         name=options.name or f"kata-{sandbox_id[:6]}",

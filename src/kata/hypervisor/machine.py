@@ -93,6 +93,18 @@ class NinePDirectory(msgspec.Struct, frozen=True):
     readonly: bool = True
 
 
+class Saved(msgspec.Struct, frozen=True):
+    """A machine that was saved with `Machine.save`, as open files; the VMM gets copies of the descriptors.
+
+    `memory_fd` is the guest's memory, which a restored machine changes for itself alone, unless `exclusive` says that
+    nobody else has the file. `state_fd`, at its begin, is the state of the devices: an open file for each machine.
+    """
+
+    memory_fd: int
+    state_fd: int
+    exclusive: bool = False
+
+
 class MachineSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Everything a driver needs to boot one VM.
 
@@ -139,12 +151,22 @@ class MachineSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Whether all memory is taken from the host at once."""
     hugepages: bool = False
     """Whether memory is made of the host's reserved huge pages (hugetlbfs), of their usual size."""
+    spare_disks: int = 0
+    """How many read-only virtio-blk disks there are at least: those behind `disks` are empty until one is asked for."""
+    memory_fd: int = -1
+    """A file of `memory_mib` in which the guest's memory is to be, so that the machine can be saved; -1 for none."""
+    saved: Saved | None = None
+    """What the machine goes on from, instead of booting: one that was saved and that had the same devices."""
     uid: int | None = None
     gid: int | None = None
 
 
 class Machine(Protocol):
     """One VM. Methods may be called from any thread; each is idempotent where that makes sense."""
+
+    @property
+    def spec(self) -> MachineSpec:
+        """What the machine was made from."""
 
     @property
     def pid(self) -> int:
@@ -158,6 +180,12 @@ class Machine(Protocol):
         """Start the VMM and let the guest run. Returns when the VMM answers, not when the guest does.
 
         Raises HypervisorError with the VMM's own words when it cannot be started.
+        """
+
+    def save(self, state_fd: int) -> None:
+        """Hold the guest and write the state of its devices to a file: with the memory's file it can be restored.
+
+        The machine is of no more use then, and is to be closed. Raises HypervisorError.
         """
 
     def agent_address(self) -> str:

@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import os
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +19,7 @@ from pathlib import Path
 import msgspec
 
 from kata.kernel.errors import AssetError
-from kata.linux import process
+from kata.linux import filelock
 
 LOCK_TIMEOUT = 900.0
 """Seconds to wait for another builder; a kernel build on two cores takes about 500."""
@@ -102,16 +100,8 @@ def locked(directory: Path, timeout: float = LOCK_TIMEOUT) -> Iterator[None]:
 
 
 def _lock(fd: int, directory: Path, timeout: float) -> None:
-    with contextlib.suppress(BlockingIOError):
-        return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    # flock(2) has no deadline; flock(1) has, and what it locks is the open file that we share with it.
-    waiter = process.spawn(("flock", "--timeout", f"{timeout:.3f}", str(fd)), pass_fds=(fd,))
-    try:
-        if waiter.wait(timeout + 10.0) == 0:
-            return None
-    except subprocess.TimeoutExpired:
-        waiter.kill()
-        waiter.wait()
+    if filelock.lock(fd, timeout):
+        return
     raise AssetError(
         f"another build in {directory} did not end within {timeout:.0f} s",
         hint="wait for it to end, or end it and try again",

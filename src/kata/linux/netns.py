@@ -11,7 +11,7 @@ import errno
 import os
 import threading
 
-from kata.linux.syscalls import CLONE_NEWNET, setns
+from kata.linux.syscalls import CLONE_NEWNET, setns, unshare
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,6 +37,26 @@ class NetworkNamespace:
         except OSError as error:
             os.close(self._fd)
             raise OSError(error.errno, f"{path} is no network namespace: {os.strerror(error.errno or 0)}") from None
+
+    @classmethod
+    def new(cls) -> Self:
+        """A namespace that nobody else is in; it goes with what was made in it and this object. Raises OSError."""
+        made: list[Self] = []
+        errors: list[OSError] = []
+
+        def make() -> None:
+            try:
+                unshare(CLONE_NEWNET)
+                made.append(cls(OWN))
+            except OSError as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=make, name="netns", daemon=True)
+        thread.start()
+        thread.join()
+        if errors:
+            raise errors[0]
+        return made[0]
 
     def __enter__(self) -> Self:
         return self

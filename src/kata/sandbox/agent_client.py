@@ -88,6 +88,16 @@ class AgentClient:
         except GuestError:
             pass
 
+    def reseed(self, seed: bytes) -> None:
+        """Mix these bytes into the guest's random pool, as ones that nobody knows, and have it used at once."""
+        self._call("ReseedRandomDev", agent_pb2.ReseedRandomDevRequest(data=seed))
+
+    def set_time(self, now: float) -> None:
+        """Set the guest's clock: seconds since the epoch."""
+        seconds = int(now)
+        request = agent_pb2.SetGuestDateTimeRequest(Sec=seconds, Usec=int((now - seconds) * 1_000_000))
+        self._call("SetGuestDateTime", request)
+
     def create_container(
         self,
         container_id: str,

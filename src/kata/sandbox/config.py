@@ -92,6 +92,10 @@ class SandboxConfig(msgspec.Struct, frozen=True, kw_only=True):
     kernel_params: tuple[str, ...] = ()
     debug_console: bool = False
     boot_timeout: float = DEFAULT_BOOT_TIMEOUT
+    template: bool = False
+    """Whether the machine goes on from a template where it can, which is made at its first use."""
+    template_path: str = ""
+    """The folder of templates; empty for ours."""
 
 
 class DiskRootfs(msgspec.Struct, frozen=True, tag="disk"):

@@ -14,9 +14,12 @@ from collections.abc import Callable, Iterator
 from enum import Enum
 from typing import TYPE_CHECKING, cast
 
+from msgspec.structs import replace
+
 from kata import paths
 from kata.errors import KataError
 from kata.hypervisor import registry
+from kata.hypervisor.errors import HypervisorError
 from kata.hypervisor.identity import claim_identity
 from kata.hypervisor.machine import Machine, MachineSpec, SharedDirectory, TapNic
 from kata.oci.convert import lost_fields
@@ -45,6 +48,8 @@ if TYPE_CHECKING:
 
 SHARE_GRACE = 1.0
 """Seconds within which a VMM that took its file daemon with it has ended."""
+RESTORE_TIMEOUT = 30.0
+"""Seconds in which a restored guest answers, if it ever does; it takes a tenth of one."""
 STOP_TIMEOUT = 5.0
 """Seconds that a guest has to write back its data and power off before its VMM is ended."""
 
@@ -85,19 +90,22 @@ class Sandbox:
     def start(self) -> None:
         """Boot the VM and prepare its guest. Raises KataError; whatever was begun has then been undone."""
         try:
+            with self._timed("network"):
+                network, nics = self._join_network()
+            spec = self._machine_spec(nics)
+            with self._timed("template"):
+                # Before the cgroup: a template is nobody's, so its making does not count as this sandbox's.
+                restorable = self._restorable(spec)
             with self._timed("cgroup"):
                 self._enter_cgroup()
             with self._timed("share"):
                 shares = self._start_share()
-            with self._timed("network"):
-                network, nics = self._join_network()
-            with self._timed("vmm"):
-                machine = self._boot(shares, nics)
+            machine, agent = self._bring_up(replace(spec, shares=shares), restorable)
             if network is not None:
                 network.hand_over()
-            with self._timed("guest"):
-                agent = self._connect(machine)
             with self._timed("sandbox"):
+                if machine.spec.saved is not None:
+                    guest.renew(agent)
                 if network is not None:
                     network.tell(agent)
                 guest.prepare(agent, self.config)
@@ -311,20 +319,53 @@ class Sandbox:
         from kata.sandbox.podnetwork import PodNetwork
 
         network = PodNetwork(self.config.network)
-        return network, network.join(self.config.vcpus, self._undo)
+        # The NIC of a template has one queue.
+        return network, network.join(1 if self.config.template else self.config.vcpus, self._undo)
 
-    def _boot(self, shares: tuple[SharedDirectory, ...], nics: tuple[TapNic, ...]) -> Machine:
-        machine = registry.create("qemu", self._machine_spec(shares, nics))
-        self._machine = machine
-        self._disks = Disks(self.config.id, machine, self.config.disk_drivers)
-        self._undo.callback(self._disks.close)
-        self._undo.callback(machine.close)
-        machine.boot()
-        if self._share is not None:
-            watch = threading.Thread(target=self._watch_share, args=(self._share, machine), daemon=True)
-            watch.start()
+    def _restorable(self, spec: MachineSpec) -> MachineSpec:
+        """The machine as one that goes on from a template; `spec` itself when it has to boot."""
+        if not self.config.template:
+            return spec
+        if self.config.share:
+            self._log.info("no template: it has a virtio-fs share")
+            return spec
+        from kata.factory.start import restorable
+
+        config = self.config
+        return restorable(spec, config.boot_timeout, self._undo, self._log.info, config.template_path)
+
+    def _bring_up(self, spec: MachineSpec, restorable: MachineSpec) -> tuple[Machine, AgentClient]:
+        """The machine and its agent: from the template, else booted. Raises HypervisorError, GuestError."""
+        if restorable.saved is not None:
+            try:
+                return self._run(restorable, min(RESTORE_TIMEOUT, self.config.boot_timeout))
+            except (HypervisorError, GuestError) as error:
+                from kata.factory.start import discard
+
+                self._log.warn("the template cannot be used, so the guest boots", error=error, detail=error.detail)
+                discard(restorable, self.config.template_path)
+        return self._run(spec, self.config.boot_timeout)
+
+    def _run(self, spec: MachineSpec, timeout: float) -> tuple[Machine, AgentClient]:
+        """Start a machine and wait for its agent; after a failure nothing of it is left."""
+        machine = registry.create("qemu", spec)
+        with contextlib.ExitStack() as undo:
+            disks = Disks(self.config.id, machine, self.config.disk_drivers)
+            undo.callback(disks.close)
+            undo.callback(machine.close)
+            with self._timed("vmm"):
+                machine.boot()
+            self._machine = machine  # from now on whoever asks is told of this one
+            if self._share is not None:
+                watch = threading.Thread(target=self._watch_share, args=(self._share, machine), daemon=True)
+                watch.start()
+            with self._timed("guest"):
+                agent = self._connect(machine, timeout)
+            undo.callback(agent.close)
+            self._undo.push(undo.pop_all())
+        self._disks, self._agent = disks, agent
         self.accelerator = machine.accelerator
-        return machine
+        return machine, agent
 
     def _watch_share(self, share: VirtiofsShare, machine: Machine) -> None:
         """A guest whose file daemon is gone waits at its volumes for ever: end it, and remember why.
@@ -337,7 +378,7 @@ class Sandbox:
             self._log.error(self.failure, said=share.messages())
             machine.stop()
 
-    def _machine_spec(self, shares: tuple[SharedDirectory, ...], nics: tuple[TapNic, ...]) -> MachineSpec:
+    def _machine_spec(self, nics: tuple[TapNic, ...]) -> MachineSpec:
         config, directory = self.config, self._vm_directory()
         identity = claim_identity(directory)
         self._undo.callback(identity.release)
@@ -359,7 +400,6 @@ class Sandbox:
             disks=config.disks,
             network=guest.nic(config),
             nics=nics,
-            shares=shares,
             max_vcpus=config.sizing.max_vcpus,
             max_memory_mib=config.sizing.max_memory_mib,
             memory_slots=config.sizing.memory_slots,
@@ -377,19 +417,16 @@ class Sandbox:
             self._undo.callback(directory.rmdir)
         return os.fspath(directory)
 
-    def _connect(self, machine: Machine) -> AgentClient:
+    def _connect(self, machine: Machine, timeout: float) -> AgentClient:
         from kata.sandbox.agent_client import AgentClient
 
         cancelled = threading.Event()
         watch = threading.Thread(target=_watch, args=(machine, cancelled), name="kata-watch", daemon=True)
         watch.start()
         try:
-            agent = AgentClient.connect(machine.agent_address(), self.config.boot_timeout, cancelled, self._observe)
+            return AgentClient.connect(machine.agent_address(), timeout, cancelled, self._observe)
         except GuestError as error:
             raise self._boot_failure(machine, error) from error
-        self._agent = agent
-        self._undo.callback(agent.close)
-        return agent
 
     def _boot_failure(self, machine: Machine, error: GuestError) -> GuestError:
         if self.failure:

@@ -74,6 +74,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add("--machine", choices=("q35", "microvm"), default="q35", help="QEMU machine type (default: q35)")
     add(
+        "--no-template",
+        dest="template",
+        action="store_false",
+        help="boot the virtual machine, instead of going on from one that was booted and saved",
+    )
+    add(
         "--boot-timeout",
         type=float,
         default=90.0,

@@ -99,8 +99,10 @@ def command_line(spec: MachineSpec, resolved: Resolved) -> list[str]:
         *_network(spec),
         *_taps(spec, resolved),
         *_disks(spec, resolved),
+        *_spares(spec),
         *_shares(spec),
         *_ninep(spec, resolved.ninep_fds),
+        *(("-incoming", "defer") if spec.saved is not None else ()),
     ]
 
 
@@ -136,7 +138,6 @@ def kernel_line(spec: MachineSpec) -> str:
 
 
 def _board(spec: MachineSpec, resolved: Resolved) -> list[str]:
-    size = spec.memory_mib << 20
     accelerator = resolved.accelerator
     # An IOMMU that remaps interrupts needs the I/O APIC in QEMU, where TCG has it anyway.
     split = ",kernel-irqchip=split" if spec.iommu and accelerator == "kvm" else ""
@@ -149,7 +150,7 @@ def _board(spec: MachineSpec, resolved: Resolved) -> list[str]:
         *("-cpu", CPU[accelerator]),
         *("-smp", f"cpus={spec.vcpus}{more},sockets=1,cores={most},threads=1"),
         *("-m", f"size={spec.memory_mib}M{_slots(spec, resolved)}"),
-        *("-object", _json(devices.memory(spec, "ram", size))),
+        *("-object", _json(devices.boot_memory(spec))),
     ]
 
 
@@ -199,8 +200,9 @@ def _ports(spec: MachineSpec, resolved: Resolved) -> list[str]:
 def _network(spec: MachineSpec) -> list[str]:
     if spec.network is None:
         return []
-    back_end = _json(devices.network_back_end(spec.network))
-    return ["-netdev", back_end, *_device(devices.network_card(spec, spec.network))]
+    savable = spec.memory_fd >= 0
+    back_end = devices.no_network(spec.network) if savable else devices.network_back_end(spec.network)
+    return ["-netdev", _json(back_end), *_device(devices.network_card(spec, spec.network))]
 
 
 def _taps(spec: MachineSpec, resolved: Resolved) -> list[str]:
@@ -225,6 +227,14 @@ def _disks(spec: MachineSpec, resolved: Resolved) -> list[str]:
     for index, disk, _ in blocks:
         words += _device(devices.disk_device(spec, index, disk))
     return [*words, *_pmems([(disk, fd) for _, (disk, fd) in numbered if disk.driver == "nvdimm"], resolved.pmem_sizes)]
+
+
+def _spares(spec: MachineSpec) -> list[str]:
+    words: list[str] = []
+    for index in devices.spare_disks(spec):
+        words += ["-blockdev", _json(devices.spare_node(devices.node_name(index)))]
+        words += _device(devices.spare_disk(spec, index))
+    return words
 
 
 def _pmems(files: list[tuple[Disk, int]], sizes: tuple[int, ...]) -> list[str]:

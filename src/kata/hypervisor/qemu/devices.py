@@ -24,6 +24,7 @@ FIRST_DISK_SLOT, MAX_DISKS = 0x04, 20
 FIRST_SHARE_SLOT, MAX_SHARES = 0x18, 4
 ROOT_PORT_SLOT, MAX_ROOT_PORTS = 0x1D, 8
 SCSI_SLOT, MAX_SCSI_TARGETS = 0x1E, 256
+SPARE_SIZE = 1 << 40
 PMEM_ALIGNMENT = 2 << 20
 """Linux maps persistent memory in sub-sections of 2 MiB (Documentation/admin-guide/mm/memory-hotplug.rst)."""
 
@@ -56,9 +57,15 @@ class VsockEndpoint(msgspec.Struct, frozen=True):
 
 
 def all_disks(spec: MachineSpec) -> tuple[Disk, ...]:
-    """The disks as the guest sees them: the guest image, when there is one, before `spec.disks`."""
+    """The disks as the guest sees them: the guest image, when there is one, before `spec.disks`; no spare ones."""
     image = () if spec.image is None else (Disk(path=spec.image, serial=IMAGE_SERIAL),)
     return (*image, *spec.disks)
+
+
+def spare_disks(spec: MachineSpec) -> range:
+    """The numbers of the disks that are empty yet."""
+    first = len(all_disks(spec))
+    return range(first, first + max(0, spec.spare_disks - len(spec.disks)))
 
 
 def pmems(spec: MachineSpec) -> tuple[Disk, ...]:
@@ -138,6 +145,24 @@ def memory(spec: MachineSpec, name: str, size: int) -> Device:
     return {**made, "prealloc": True} if spec.preallocate else made
 
 
+def boot_memory(spec: MachineSpec) -> Device:
+    """The memory that is there from the start. In a file, it is opened by its descriptor's name.
+
+    A machine that is to be saved writes to the file; a restored one has pages of its own where it writes.
+    """
+    size = spec.memory_mib << 20
+    if spec.memory_fd < 0 and spec.saved is None:
+        return memory(spec, "ram", size)
+    fd, share = (spec.memory_fd, True) if spec.saved is None else (spec.saved.memory_fd, spec.saved.exclusive)
+    return {
+        "qom-type": "memory-backend-file",
+        "id": "ram",
+        "size": size,
+        "mem-path": f"/proc/self/fd/{fd}",
+        "share": share,
+    }
+
+
 def dimm(number: int, back_end: str) -> Device:
     """A memory module that comes while the guest runs."""
     return {"driver": "pc-dimm", "id": f"dimm{number}", "memdev": back_end}
@@ -213,6 +238,20 @@ def disk_node(node: str, disk: Disk, fdset: int, driver: str = "file") -> Device
     }
 
 
+def spare_node(node: str) -> Device:
+    """The node of a disk that is empty yet: it reads as zeros, and is larger than what will be found there.
+
+    The guest learns a disk's size once; what is put into a spare one says by itself where it ends.
+    """
+    empty = {"driver": "null-co", "node-name": f"{node}-empty", "size": SPARE_SIZE, "read-zeroes": True}
+    return {"driver": "raw", "node-name": node, "read-only": True, "file": {**empty, "read-only": True}}
+
+
+def spare_disk(spec: MachineSpec, index: int) -> Device:
+    """The device in front of a spare node."""
+    return _virtio(spec, "virtio-blk", FIRST_DISK_SLOT + index, drive=node_name(index), serial=f"spare{index}")
+
+
 def disk_device(spec: MachineSpec, index: int, disk: Disk) -> Device:
     """The disk in front of the node of the same `index`."""
     if disk.driver == "scsi":
@@ -259,6 +298,14 @@ def network_back_end(network: UserNetwork) -> Device:
     """QEMU's own user-mode network, with the published ports."""
     forwards = [{"str": _forward(port)} for port in network.ports]
     return {"type": "user", "id": "net", "hostfwd": forwards} if forwards else {"type": "user", "id": "net"}
+
+
+def no_network(network: UserNetwork) -> Device:
+    """A NIC's back end that leads nowhere, for a machine that is to be saved.
+
+    The user-mode network would be saved with it, and no other back end could take over then.
+    """
+    return {"type": "hubport", "id": "net", "hubid": 0}
 
 
 def network_card(spec: MachineSpec, network: UserNetwork) -> Device:

@@ -110,6 +110,13 @@ def _open_vhost(stack: ExitStack) -> int:
     return fd
 
 
+def template_fds(spec: MachineSpec) -> tuple[int, ...]:
+    """The descriptors of a machine that is to be saved, or goes on from a saved one."""
+    if spec.saved is not None:
+        return (spec.saved.memory_fd, spec.saved.state_fd)
+    return (spec.memory_fd,) if spec.memory_fd >= 0 else ()
+
+
 def socket_path(directory: str, port: Port) -> Path:
     """Where the host's side of a stream of the guest is, for streams over virtio-serial."""
     return Path(directory) / f"{port.stream}.sock"

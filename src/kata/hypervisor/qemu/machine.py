@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kata.hypervisor.errors import HypervisorError, QmpError, StartError
-from kata.hypervisor.qemu import devices, files
+from kata.hypervisor.qemu import devices, files, migration
 from kata.hypervisor.qemu.command_line import Resolved, command_line
 from kata.hypervisor.qemu.console import Console, clean_lines
 from kata.hypervisor.qemu.growth import Growth
@@ -126,6 +126,10 @@ class QemuMachine:
                 self.close()
                 raise
             self._state = State.RUNNING
+
+    def save(self, state_fd: int) -> None:
+        """Hold the guest and write the state of its devices to a file. Raises HypervisorError."""
+        migration.save(self.qmp, state_fd)
 
     def agent_address(self) -> str:
         """`vsock://<cid>:1024`, or the unix socket of the virtio-serial port."""
@@ -254,6 +258,8 @@ class QemuMachine:
         self._growth = Growth(self._qmp, self.spec)
         try:
             self._qmp.negotiate(START_TIMEOUT)
+            if self.spec.saved is not None:
+                migration.restore(self._qmp, self.spec.saved.state_fd)
         except QmpError as error:
             raise self._start_error(error) from error
 
@@ -283,7 +289,11 @@ class QemuMachine:
             accelerator=self._accelerator,
             bind_low_ports=any(port.host_port < 1024 for port in published),
         )
-        return [*prefix, *command_line(self.spec, resolved)], (*resolved.fds(), *devices.nic_fds(self.spec))
+        return [*prefix, *command_line(self.spec, resolved)], (
+            *resolved.fds(),
+            *devices.nic_fds(self.spec),
+            *files.template_fds(self.spec),
+        )
 
     def _spawn(self, argv: list[str], fds: tuple[int, ...]) -> None:
         if shutil.which(self._binary, path=PATH) is None:

@@ -1,0 +1,111 @@
+"""A guest's memory as a file that can be shared and not be changed: a sealed memfd.
+
+QEMU wants to open its memory's file for writing, even where it maps it privately. A guest that has taken over its QEMU
+could then write to the memory of every guest to come. A memfd that is sealed against writing (memfd_create(2),
+F_SEAL_WRITE) can be opened so, mapped privately, and changed by nobody.
+
+A memfd lives as long as somebody has it open. Every process that holds a sandbox has it, and says so in the template's
+folder; the next start takes it from there (/proc/<pid>/fd), and only where nobody has it reads it from disk.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+F_ADD_SEALS, F_GET_SEALS = 1033, 1034
+SEAL_SEAL, SEAL_SHRINK, SEAL_GROW, SEAL_WRITE = 1, 2, 4, 8
+ALL_SEALS = SEAL_SEAL | SEAL_SHRINK | SEAL_GROW | SEAL_WRITE
+CHUNK = 64 << 20
+HOLDERS = "holders"
+
+
+def create(name: str, size: int) -> int:
+    """An empty memfd of `size` bytes, not sealed yet."""
+    fd = os.memfd_create(_full_name(name), os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.ftruncate(fd, size)
+    return fd
+
+
+def seal(fd: int) -> None:
+    """From now on nobody can change it. Raises OSError (EBUSY) while somebody has it mapped for writing."""
+    fcntl.fcntl(fd, F_ADD_SEALS, ALL_SEALS)
+
+
+def copy(source: int, target: int) -> int:
+    """Copy what is not empty; how many bytes that were. Raises OSError."""
+    size, offset, copied = os.fstat(source).st_size, 0, 0
+    while offset < size:
+        try:
+            begin = os.lseek(source, offset, os.SEEK_DATA)
+        except OSError:
+            break  # ENXIO: nothing but a hole up to the end
+        offset = os.lseek(source, begin, os.SEEK_HOLE)
+        copied += offset - begin
+        os.lseek(target, begin, os.SEEK_SET)
+        while begin < offset:
+            sent = os.sendfile(target, source, begin, min(CHUNK, offset - begin))
+            if not sent:
+                raise OSError(5, "the file is shorter than it was")
+            begin += sent
+    return copied
+
+
+def load(name: str, source: int) -> int:
+    """A sealed memfd with the content of a file. Raises OSError."""
+    fd = create(name, os.fstat(source).st_size)
+    try:
+        copy(source, fd)
+        seal(fd)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def register(folder: Path, fd: int) -> None:
+    """Say that this process has the memory open, until it ends; where it cannot be said, nobody else profits."""
+    with suppress(OSError):
+        holders = folder / HOLDERS
+        holders.mkdir(mode=0o700, exist_ok=True)
+        (holders / str(os.getpid())).write_text(f"{fd} {os.fstat(fd).st_ino}\n")
+
+
+def borrow(folder: Path, name: str, size: int) -> int:
+    """The memory from a process that has it open; -1 when none has. Forgets those that have it no longer."""
+    try:
+        holders = sorted((folder / HOLDERS).iterdir())
+    except OSError:
+        return -1
+    for holder in holders:
+        fd = _open(holder, name, size)
+        if fd >= 0:
+            return fd
+        holder.unlink(missing_ok=True)
+    return -1
+
+
+def _open(holder: Path, name: str, size: int) -> int:
+    """The descriptor that a holder speaks of. A process id may be another process by now, a number another file."""
+    try:
+        number, inode = (int(word) for word in holder.read_text().split())
+        path = f"/proc/{int(holder.name)}/fd/{number}"
+        if not os.readlink(path).startswith(f"/memfd:{_full_name(name)}"):
+            return -1
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except (OSError, ValueError):
+        return -1
+    info = os.fstat(fd)
+    if info.st_ino == inode and info.st_size == size and fcntl.fcntl(fd, F_GET_SEALS) == ALL_SEALS:
+        return fd
+    os.close(fd)
+    return -1
+
+
+def _full_name(name: str) -> str:
+    return f"kata-template-{name}"

@@ -1,0 +1,96 @@
+"""The door: what a sandbox's machine goes on from, where that can be, so that it need not boot. Called by `sandbox`.
+
+Whatever keeps a template from being made or used is told to `warn`, and the sandbox boots.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec.structs import replace
+
+from kata.errors import KataError
+from kata.factory.errors import FactoryError, GuestNotReadyError
+from kata.factory.identity import files_of, name_of
+from kata.factory.shape import obstacle, prewired, template_of
+from kata.factory.store import TemplateStore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kata.factory.identity import Files
+    from kata.hypervisor.machine import MachineSpec, Saved
+
+
+class Template(msgspec.Struct, frozen=True):
+    """A template by its name: the machine that it is of, and what makes up its name."""
+
+    name: str
+    machine: MachineSpec
+    files: Files
+
+
+def restorable(
+    spec: MachineSpec, timeout: float, undo: ExitStack, warn: Callable[[str], None], root: str = ""
+) -> MachineSpec:
+    """The machine with the devices of a template and the saved one that it goes on from; else `spec` as it is.
+
+    A template that is not there yet is made, which takes a boot: `timeout` seconds at most, and as many to wait for
+    another that makes it. `undo` closes the template's files. Raises GuestNotReadyError for a guest that does not come
+    up, as `spec` would not.
+    """
+    why = obstacle(spec)
+    if why:
+        warn(f"no template: {why}")
+        return spec
+    try:
+        wired = replace(prewired(spec), accelerator=_accelerator(spec))
+        saved = provide(template_for(wired), timeout, undo, TemplateStore(Path(root) if root else None))
+    except GuestNotReadyError:
+        raise
+    except (KataError, OSError) as error:
+        warn(f"no template: {error}")
+        return spec
+    return replace(wired, saved=saved)
+
+
+def template_for(wired: MachineSpec) -> Template:
+    """The template that a prewired machine goes on from. Raises SpecError."""
+    machine = template_of(wired)
+    files = files_of(machine)
+    return Template(name_of(machine, files, machine.accelerator), machine, files)
+
+
+def provide(template: Template, timeout: float, undo: ExitStack, store: TemplateStore) -> Saved:
+    """The template's open files, which `undo` closes; it is made if it is not there. Raises FactoryError, OSError."""
+    saved = store.open(template.name, undo)
+    if saved is not None:
+        return saved
+    from kata.factory.make import make  # once a template
+
+    with ExitStack() as ours:
+        fd = make(store, template.machine, template.name, template.files, timeout)
+        if fd >= 0:
+            ours.callback(os.close, fd)
+        saved = store.open(template.name, undo, fd)
+    if saved is None:
+        raise FactoryError("the template was removed as soon as it was made")
+    return saved
+
+
+def discard(spec: MachineSpec, root: str = "") -> None:
+    """Remove the template that a machine could not go on from."""
+    with suppress(KataError, OSError):
+        TemplateStore(Path(root) if root else None).remove(template_for(replace(spec, saved=None)).name)
+
+
+def _accelerator(spec: MachineSpec) -> str:
+    if spec.accelerator != "auto":
+        return spec.accelerator
+    from kata.hypervisor.qemu.probe import choose_accelerator  # its answer is kept on disk
+
+    return choose_accelerator(spec.kernel).accelerator

@@ -1,0 +1,50 @@
+"""Saving a machine's state to a file, and going on from it: QEMU's migration, without the memory.
+
+Called by `machine.py`. Memory is a file of its own (x-ignore-shared, qapi/migration.json): what is written here is the
+devices' state, less than a megabyte.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kata.hypervisor.errors import QmpProtocolError
+
+if TYPE_CHECKING:
+    from kata.hypervisor.qemu.qmp import QmpClient
+
+TIMEOUT = 30.0
+"""Seconds; a hundredth of one is usual."""
+CAPABILITIES = ("x-ignore-shared", "events")
+ENDED = ("completed", "failed", "cancelled")
+
+
+def save(qmp: QmpClient, state_fd: int) -> None:
+    """Stop the guest's CPUs and write to `state_fd`. Raises QmpError; nothing of use is in the file then."""
+    _prepare(qmp)
+    qmp.execute("stop", timeout=TIMEOUT)
+    qmp.execute("getfd", {"fdname": "state"}, fds=[state_fd], timeout=TIMEOUT)
+    qmp.execute("migrate", {"uri": "fd:state"}, timeout=TIMEOUT)
+    _await_end(qmp, "saved")
+
+
+def restore(qmp: QmpClient, state_fd: int) -> None:
+    """Load from `state_fd`, which QEMU has inherited, and let the guest go on. Raises QmpError.
+
+    QEMU ends by itself when the state is of another machine.
+    """
+    _prepare(qmp)
+    qmp.execute("migrate-incoming", {"uri": f"fd:{state_fd}"}, timeout=TIMEOUT)
+    _await_end(qmp, "restored")
+    qmp.execute("cont", timeout=TIMEOUT)
+
+
+def _prepare(qmp: QmpClient) -> None:
+    wanted = [{"capability": name, "state": True} for name in CAPABILITIES]
+    qmp.execute("migrate-set-capabilities", {"capabilities": wanted}, timeout=TIMEOUT)
+
+
+def _await_end(qmp: QmpClient, what: str) -> None:
+    event = qmp.wait_event("MIGRATION", timeout=TIMEOUT, accept=lambda event: event.data.get("status") in ENDED)
+    if event.data.get("status") != "completed":
+        raise QmpProtocolError(f"the machine could not be {what}", detail=repr(dict(event.data)))
