@@ -9,12 +9,14 @@ import os
 import shutil
 import threading
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
 from kata import paths
+from kata.errors import KataError
 from kata.factory import memory
 from kata.factory.errors import FactoryError, GuestNotReadyError
 from kata.factory.store import STATE, Description, TemplateStore
@@ -23,9 +25,6 @@ from kata.hypervisor.identity import claim_identity, release_identities
 from kata.hypervisor.machine import TapNic
 from kata.linux.netns import NetworkNamespace
 from kata.linux.tuntap import open_tap
-from kata.protocol.client import connect_agent
-from kata.protocol.status import RpcError
-from kata.protocol.transport import dial
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,15 +32,18 @@ if TYPE_CHECKING:
     from kata.factory.identity import Files
     from kata.hypervisor.machine import Machine, MachineSpec
 
+WarmUp = Callable[["MachineSpec", str, float, threading.Event], None]
+"""Called with the machine, its agent's address, seconds to wait, and an event that says that the machine ended."""
 SETTLE = 0.3
 """Seconds that a guest has to see its host leave and listen anew. Nothing tells when it has; and a restored guest that
 had not would see it then."""
 
 
-def make(store: TemplateStore, template: MachineSpec, name: str, files: Files, timeout: float) -> int:
+def make(store: TemplateStore, template: MachineSpec, name: str, files: Files, timeout: float, warm_up: WarmUp) -> int:
     """Make the template `name`; its memory in a sealed memfd, or -1 when another made it meanwhile.
 
-    `timeout` is in seconds, for the boot and for another's making. Raises FactoryError, HypervisorError.
+    `warm_up` waits for its agent and has it do what makes it fast. `timeout` is in seconds, for the boot and for
+    another's making. Raises FactoryError, HypervisorError.
     """
     store.require_room(template.memory_mib << 20)
     with store.making(name, timeout) as half:
@@ -50,7 +52,7 @@ def make(store: TemplateStore, template: MachineSpec, name: str, files: Files, t
         begin = time.monotonic()
         fd = memory.create(name, template.memory_mib << 20)
         try:
-            _boot_and_save(replace(template, memory_fd=fd), name, half, timeout)
+            _boot_and_save(replace(template, memory_fd=fd), name, half, timeout, warm_up)
             memory.seal(fd)
             description = Description(
                 name=name,
@@ -74,7 +76,7 @@ def make(store: TemplateStore, template: MachineSpec, name: str, files: Files, t
     return fd
 
 
-def _boot_and_save(template: MachineSpec, name: str, half: Path, timeout: float) -> None:
+def _boot_and_save(template: MachineSpec, name: str, half: Path, timeout: float, warm_up: WarmUp) -> None:
     """When this returns, the machine is gone and nobody writes to its memory any more."""
     with ExitStack() as undo:
         directory = _directory(name, undo)
@@ -84,7 +86,7 @@ def _boot_and_save(template: MachineSpec, name: str, half: Path, timeout: float)
         machine = registry.create("qemu", spec)
         undo.callback(machine.close)
         machine.boot()
-        _await_agent(machine, timeout)
+        _warm_up(machine, timeout, warm_up)
         state = os.open(half / STATE, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         undo.callback(os.close, state)
         machine.save(state)
@@ -113,8 +115,8 @@ def _taps(template: MachineSpec, undo: ExitStack) -> tuple[TapNic, ...]:
     return tuple(taps)
 
 
-def _await_agent(machine: Machine, timeout: float) -> None:
-    """Until the agent has answered, and listens again."""
+def _warm_up(machine: Machine, timeout: float, warm_up: WarmUp) -> None:
+    """Until the agent has answered and done what it was asked to, and listens again."""
     ended = threading.Event()
 
     def watch() -> None:
@@ -122,13 +124,13 @@ def _await_agent(machine: Machine, timeout: float) -> None:
         ended.set()
 
     threading.Thread(target=watch, name="kata-watch", daemon=True).start()
-    address = machine.agent_address()
     try:
-        connect_agent(lambda: dial(address, timeout), timeout, ended).close()
-    except (RpcError, OSError) as error:
+        warm_up(machine.spec, machine.agent_address(), timeout, ended)
+    except KataError as error:
         console = machine.console_tail()
         raise GuestNotReadyError(
-            f"the template's guest did not answer within {timeout:.0f} s ({error})",
+            f"the template's guest: {error.what}",
+            hint="give it more memory or time, or look at the console below",
             detail=f"guest console:\n{console}" if console else "the guest's console is empty",
         ) from error
     ended.wait(SETTLE)

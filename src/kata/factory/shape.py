@@ -14,7 +14,8 @@ from kata.hypervisor.machine import MachineSpec, TapNic, UserNetwork
 SPARE_DISKS = 4
 """Read-only disks: images of root file systems. More of them are plugged in."""
 ROOT_PORTS = 4
-"""Places for whatever comes later. Each is a tenth of a second of boot under TCG, but only of the template's."""
+"""Places for whatever comes later, a share of files among it: one whose device is there cannot be saved. Each port is
+a tenth of a second of boot under TCG, but only of the template's."""
 SANDBOX_ID = "template"
 MAC = "02:00:00:00:00:01"
 
@@ -27,7 +28,6 @@ def obstacle(spec: MachineSpec) -> str:
         (spec.preallocate, "its memory is to be taken from the host at once"),
         (spec.hugepages, "its memory is to be of huge pages"),
         (spec.iommu, "it has an IOMMU"),
-        (bool(spec.shares), "it has a virtio-fs share"),
         (bool(spec.ninep), "it has a 9p share"),
         (len(spec.disks) > SPARE_DISKS, "it has too many disks"),
         (any(not disk.readonly or disk.driver != "blk" for disk in spec.disks), "it has disks of its own kind"),
@@ -57,6 +57,7 @@ def template_of(spec: MachineSpec) -> MachineSpec:
         disks=(),
         network=None if spec.network is None else UserNetwork(MAC),
         nics=tuple(TapNic(MAC, (0,)) for _ in spec.nics),
+        shares=(),
         uid=None,
         gid=None,
     )

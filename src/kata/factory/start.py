@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kata.factory.identity import Files
+    from kata.factory.make import WarmUp
     from kata.hypervisor.machine import MachineSpec, Saved
 
 
@@ -35,13 +36,22 @@ class Template(msgspec.Struct, frozen=True):
 
 
 def restorable(
-    spec: MachineSpec, timeout: float, undo: ExitStack, warn: Callable[[str], None], root: str = ""
+    spec: MachineSpec,
+    timeout: float,
+    undo: ExitStack,
+    warm_up: WarmUp,
+    warn: Callable[[str], None],
+    *,
+    exclusive: bool = False,
+    root: str = "",
 ) -> MachineSpec:
     """The machine with the devices of a template and the saved one that it goes on from; else `spec` as it is.
 
     A template that is not there yet is made, which takes a boot: `timeout` seconds at most, and as many to wait for
-    another that makes it. `undo` closes the template's files. Raises GuestNotReadyError for a guest that does not come
-    up, as `spec` would not.
+    another that makes it; `warm_up` is what its guest does before it is saved (see `make`). `undo` closes the
+    template's files. `exclusive`: the memory is to be a file of this machine's own, as a daemon that shares files with
+    its guest needs it; that takes the time to copy it. Raises GuestNotReadyError for a guest that does not come up, as
+    `spec` would not.
     """
     why = obstacle(spec)
     if why:
@@ -49,7 +59,10 @@ def restorable(
         return spec
     try:
         wired = replace(prewired(spec), accelerator=_accelerator(spec))
-        saved = provide(template_for(wired), timeout, undo, TemplateStore(Path(root) if root else None))
+        store = TemplateStore(Path(root) if root else None)
+        saved = provide(store, template_for(wired), timeout, undo, warm_up)
+        if exclusive:
+            saved = store.copy_memory(saved, undo)
     except GuestNotReadyError:
         raise
     except (KataError, OSError) as error:
@@ -65,7 +78,7 @@ def template_for(wired: MachineSpec) -> Template:
     return Template(name_of(machine, files, machine.accelerator), machine, files)
 
 
-def provide(template: Template, timeout: float, undo: ExitStack, store: TemplateStore) -> Saved:
+def provide(store: TemplateStore, template: Template, timeout: float, undo: ExitStack, warm_up: WarmUp) -> Saved:
     """The template's open files, which `undo` closes; it is made if it is not there. Raises FactoryError, OSError."""
     saved = store.open(template.name, undo)
     if saved is not None:
@@ -73,7 +86,7 @@ def provide(template: Template, timeout: float, undo: ExitStack, store: Template
     from kata.factory.make import make  # once a template
 
     with ExitStack() as ours:
-        fd = make(store, template.machine, template.name, template.files, timeout)
+        fd = make(store, template.machine, template.name, template.files, timeout, warm_up)
         if fd >= 0:
             ours.callback(os.close, fd)
         saved = store.open(template.name, undo, fd)

@@ -76,6 +76,16 @@ class TemplateStore:
         with self._locked(name, REMOVE_TIMEOUT, shared=True):
             return self._open(name, undo, memory_fd)
 
+    def copy_memory(self, saved: Saved, undo: ExitStack) -> Saved:
+        """The same with a copy of the memory that one machine has to itself. Raises UnusableError."""
+        try:
+            fd = memory.create("copy", os.fstat(saved.memory_fd).st_size)
+            undo.callback(os.close, fd)
+            memory.copy(saved.memory_fd, fd)
+        except OSError as error:
+            raise UnusableError(f"the memory of a template cannot be copied: {error}") from error
+        return Saved(memory_fd=fd, state_fd=saved.state_fd, exclusive=True)
+
     def has(self, name: str) -> bool:
         """Whether there is such a template."""
         return (self._folder(name) / DESCRIPTION).exists()

@@ -36,6 +36,8 @@ class Disk(msgspec.Struct, frozen=True):
     serial: str
     readonly: bool = True
     driver: DiskDriver = "blk"
+    bounded: bool = False
+    """Whether what is on it says where it ends, as EROFS does: then the guest may take the disk to be larger."""
 
 
 class DiskAddress(NamedTuple):

@@ -81,7 +81,7 @@ def _rootfs(config: ContainerConfig) -> tuple[str, list[agent_pb2.Storage], list
         shares.append(Share(guest.rootfs_name(config.id), config.rootfs.path, readonly=False))
     elif isinstance(config.rootfs, PluggedRootfs):
         plug = plug_of(config.rootfs.path, readonly=config.rootfs.readonly)
-        plugs.append(plug)
+        plugs.append(plug._replace(bounded=config.rootfs.fstype == "erofs"))
         storages[0].source = plug.serial
     return place, storages, shares, plugs
 

@@ -170,11 +170,11 @@ class Disks:
     def _add(self, plug: Plug) -> None:
         for driver in self._drivers[:-1]:
             try:
-                self._machine.add_disk(Disk(plug.path, plug.serial, readonly=plug.readonly, driver=driver))
+                self._machine.add_disk(_disk(plug, driver))
             except NoPlaceError:
                 continue
             return
-        self._machine.add_disk(Disk(plug.path, plug.serial, readonly=plug.readonly, driver=self._drivers[-1]))
+        self._machine.add_disk(_disk(plug, self._drivers[-1]))
 
     def _remove(self, serial: str) -> None:
         if not self._closed:
@@ -185,6 +185,10 @@ class Disks:
             if self._entries.get(entry.plug.serial) is entry:
                 del self._entries[entry.plug.serial]
         entry.settled.set()  # who waits finds that it is gone, and begins anew
+
+
+def _disk(plug: Plug, driver: DiskDriver) -> Disk:
+    return Disk(plug.path, plug.serial, readonly=plug.readonly, driver=driver, bounded=plug.bounded)
 
 
 def _require_compatible(there: Plug, wanted: Plug) -> None:

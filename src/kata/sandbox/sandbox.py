@@ -100,7 +100,7 @@ class Sandbox:
                 self._enter_cgroup()
             with self._timed("share"):
                 shares = self._start_share()
-            machine, agent = self._bring_up(replace(spec, shares=shares), restorable)
+            machine, agent = self._bring_up(replace(spec, shares=shares), replace(restorable, shares=shares))
             if network is not None:
                 network.hand_over()
             with self._timed("sandbox"):
@@ -326,13 +326,19 @@ class Sandbox:
         """The machine as one that goes on from a template; `spec` itself when it has to boot."""
         if not self.config.template:
             return spec
-        if self.config.share:
-            self._log.info("no template: it has a virtio-fs share")
-            return spec
         from kata.factory.start import restorable
+        from kata.sandbox.rehearsal import rehearse
 
         config = self.config
-        return restorable(spec, config.boot_timeout, self._undo, self._log.info, config.template_path)
+        return restorable(
+            spec,
+            config.boot_timeout,
+            self._undo,
+            rehearse,
+            self._log.info,
+            exclusive=config.share,
+            root=config.template_path,
+        )
 
     def _bring_up(self, spec: MachineSpec, restorable: MachineSpec) -> tuple[Machine, AgentClient]:
         """The machine and its agent: from the template, else booted. Raises HypervisorError, GuestError."""

@@ -52,6 +52,8 @@ class Plug(NamedTuple):
     path: str
     readonly: bool
     volume: str = ""
+    bounded: bool = False
+    """As `hypervisor.machine.Disk` has it."""
 
 
 class MountUpdate(NamedTuple):

@@ -105,6 +105,8 @@ def sandbox_config(config: Config, kind: Kind, spec: Spec) -> SandboxConfig:
         kernel_params=kernel_params(config),
         debug_console=config.agent.debug_console_enabled,
         boot_timeout=float(config.agent.dial_timeout),
+        template=config.factory.enable_template,
+        template_path=config.factory.template_path,
     )
 
 

@@ -20,6 +20,7 @@ from kata.agent.devices.wanted import (
     Roots,
     ScsiBlock,
     VfioGroup,
+    VirtioShare,
 )
 from kata.agent.errors import Unsupported
 from kata.linux import pci
@@ -102,6 +103,11 @@ class Hotplug:
         self._load(("virtio_net",))
         wanted = PciNetwork(self._roots, self._resolve(path), path)
         return self._uevents.wait_for(wanted, self._timeout)
+
+    def find_share(self, tag: str) -> None:
+        """Wait until the guest has the virtio-fs device with this tag, if its kernel tells. Raises DeviceTimeout."""
+        if os.path.isdir(f"{self._roots.sysfs}/fs/virtiofs"):
+            self._uevents.wait_for(VirtioShare(self._roots, tag), self._timeout)
 
     def find_pci_function(self, path: str) -> str:
         """The folder below sysfs of the function at a PCI path. Raises InvalidDevice, DeviceTimeout."""

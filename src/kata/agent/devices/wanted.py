@@ -12,6 +12,8 @@ import os
 import re
 from typing import NamedTuple
 
+from kata.linux.fds import read_text
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from kata.linux.uevent import Uevent
@@ -163,6 +165,33 @@ class PciFunction(NamedTuple):
     def find(self) -> str:
         """The folder when it is there, complete as far as what the kernel makes before the event."""
         return self.folder if os.path.exists(f"{self.roots.sysfs}{self.folder}/driver_override") else ""
+
+
+class VirtioShare(NamedTuple):
+    """The virtio-fs device with a tag, as kernels since 6.9 show it (Documentation/ABI/testing/sysfs-fs-virtiofs)."""
+
+    roots: Roots
+    tag: str
+
+    @property
+    def what(self) -> str:
+        """For messages."""
+        return f"a virtio-fs device with the tag {self.tag}"
+
+    def match(self, event: Uevent) -> str:
+        """An event of the class says too little in some kernels: sysfs is looked at."""
+        return self.find() if event.subsystem == "virtiofs" else ""
+
+    def find(self) -> str:
+        """The device's folder below /sys/fs/virtiofs."""
+        top = f"{self.roots.sysfs}/fs/virtiofs"
+        return next((name for name in _list(top) if self._tag_of(f"{top}/{name}") == self.tag), "")
+
+    def _tag_of(self, folder: str) -> str:
+        try:
+            return read_text(f"{folder}/tag").strip()
+        except OSError:
+            return ""
 
 
 class VfioGroup(NamedTuple):

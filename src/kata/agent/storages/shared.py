@@ -1,6 +1,6 @@
 """Drivers "virtio-fs", "9p", "bind" and "watchable-bind": what comes from the host, or from elsewhere in the guest.
 
-Called through the registry. There is nothing to wait for: the share is a device of the VM from its start.
+Called through the registry. A share by virtio-fs may be a device that has just come, and is waited for.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 
 def handle_share(storage: agent_pb2.Storage, context: StorageContext, container_id: str) -> MountRequest:
-    """A share by its tag; one that the guest's init has mounted already is taken as it is."""
+    """A share by its tag; one that the guest's init has mounted already is taken as it is. Raises DeviceTimeout."""
+    if storage.driver == "virtio-fs":
+        context.hotplug.find_share(storage.source)
     options = parse_options(storage.options)
     return MountRequest(
         Directory(storage.mount_point),

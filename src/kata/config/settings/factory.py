@@ -13,14 +13,14 @@ class Factory(Section):
 
     enable_template = Setting(
         Flag(),
-        False,
-        "Start every VM as a copy of one that was booted and saved before.",
+        True,
+        "Start every VM as a copy of one that was booted and saved before, where that can be.",
         aliases=("hypervisor.factory.enable_template",),
     )
     template_path = Setting(
         Path(),
-        "/run/vc/vm/template",
-        "The folder of the saved VM, on a tmpfs.",
+        "",
+        "The folder of the saved VMs; empty for the one beside the guest's image.",
         aliases=("hypervisor.factory.template_path",),
     )
     vm_cache_number = Setting(Integer(), 0, "How many started VMs stand ready; 0 for none.", ignored=NO_CACHE)

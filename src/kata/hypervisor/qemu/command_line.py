@@ -100,7 +100,7 @@ def command_line(spec: MachineSpec, resolved: Resolved) -> list[str]:
         *_taps(spec, resolved),
         *_disks(spec, resolved),
         *_spares(spec),
-        *_shares(spec),
+        *(_shares(spec) if spec.saved is None else ()),
         *_ninep(spec, resolved.ninep_fds),
         *(("-incoming", "defer") if spec.saved is not None else ()),
     ]
@@ -232,7 +232,9 @@ def _disks(spec: MachineSpec, resolved: Resolved) -> list[str]:
 def _spares(spec: MachineSpec) -> list[str]:
     words: list[str] = []
     for index in devices.spare_disks(spec):
-        words += ["-blockdev", _json(devices.spare_node(devices.node_name(index)))]
+        empty = devices.empty_name(index)
+        words += ["-blockdev", _json(devices.empty_node(empty))]
+        words += ["-blockdev", _json(devices.spare_node(devices.node_name(index), empty))]
         words += _device(devices.spare_disk(spec, index))
     return words
 

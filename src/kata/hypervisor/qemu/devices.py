@@ -88,7 +88,12 @@ def _address(spec: MachineSpec, index: int, disk: Disk) -> DiskAddress:
         return scsi_address(index)
     if spec.machine_type == "microvm":
         return DiskAddress("mmioblk", f"/dev/vd{chr(ord('a') + index)}")
-    return DiskAddress("blk", f"{FIRST_DISK_SLOT + index:02x}")
+    return DiskAddress("blk", pci_path(index))
+
+
+def pci_path(index: int) -> str:
+    """The PCI path of a virtio-blk disk of the machine, as the agent reads it."""
+    return f"{FIRST_DISK_SLOT + index:02x}"
 
 
 def scsi_address(target: int) -> DiskAddress:
@@ -238,13 +243,27 @@ def disk_node(node: str, disk: Disk, fdset: int, driver: str = "file") -> Device
     }
 
 
-def spare_node(node: str) -> Device:
-    """The node of a disk that is empty yet: it reads as zeros, and is larger than what will be found there.
+def empty_node(node: str) -> Device:
+    """What is behind a spare disk before and after it is used: zeros, and more of them than any image has bytes.
 
     The guest learns a disk's size once; what is put into a spare one says by itself where it ends.
     """
-    empty = {"driver": "null-co", "node-name": f"{node}-empty", "size": SPARE_SIZE, "read-zeroes": True}
-    return {"driver": "raw", "node-name": node, "read-only": True, "file": {**empty, "read-only": True}}
+    return {"driver": "null-co", "node-name": node, "size": SPARE_SIZE, "read-zeroes": True, "read-only": True}
+
+
+def spare_node(node: str, file: str) -> Device:
+    """The node of a spare disk, in front of the node `file`."""
+    return {"driver": "raw", "node-name": node, "read-only": True, "file": file}
+
+
+def file_node(node: str, fdset: int, driver: str) -> Device:
+    """A file or block device, as `disk_node` has it inside, read-only and by itself."""
+    return {"driver": driver, "node-name": node, "filename": f"/dev/fdset/{fdset}", "read-only": True}
+
+
+def empty_name(index: int) -> str:
+    """QEMU's name of the empty node of a spare disk."""
+    return f"empty{index}"
 
 
 def spare_disk(spec: MachineSpec, index: int) -> Device:
@@ -277,6 +296,17 @@ def share(spec: MachineSpec, index: int, tag: str) -> Device:
     if spec.machine_type == "microvm":
         return {"driver": f"{name}-device", "chardev": f"fs{index}", "tag": tag}
     return {"driver": f"{name}-pci", "bus": "pcie.0", "addr": f"{slot:x}", "chardev": f"fs{index}", "tag": tag}
+
+
+def plugged_share(index: int, tag: str) -> Device:
+    """A virtio-fs device that comes later; its place is the caller's to add."""
+    return {"driver": "vhost-user-fs-pci", "chardev": f"fs{index}", "tag": tag}
+
+
+def fd_socket(name: str) -> Device:
+    """A character device on a socket that QEMU was given under this name, connected already."""
+    address = {"type": "fd", "data": {"str": name}}
+    return {"type": "socket", "data": {"addr": address, "server": False}}
 
 
 def ninep_export(index: int, share: NinePDirectory, fd: int) -> str:

@@ -82,6 +82,10 @@ class Hotplug:
         check_disk(disk)
         if disk.driver == "nvdimm":
             raise NoPlaceError("persistent memory cannot be added to a running guest", hint="add a blk or scsi disk")
+        if disk.driver == "blk" and disk.readonly and disk.bounded:
+            spare = self._reserve_any(disk.serial, "spare")
+            if spare is not None:
+                return self._fill_spare(disk, spare, timeout)
         device = self._reserve(disk.serial, "target" if disk.driver == "scsi" else "port")
         number = device.place[1]
         if disk.driver == "scsi":
@@ -102,6 +106,19 @@ class Hotplug:
         self._add(wanted.name, device, _behind(number, {**wanted.properties, "driver": wanted.driver}), timeout)
         device.busy = False
         return devices.root_port_path(number)
+
+    def add_share(self, index: int, tag: str, fd: int, timeout: float = ADD_TIMEOUT) -> None:
+        """Plug a virtio-fs device into a root port; `fd` is connected to its daemon. Raises HypervisorError."""
+        device, deadline = self._reserve(f"fs{index}", "port"), time.monotonic() + timeout
+        try:
+            self._qmp.execute("getfd", {"fdname": f"fs{index}"}, fds=[fd], timeout=_left(deadline))
+            chardev = {"id": f"fs{index}", "backend": devices.fd_socket(f"fs{index}")}
+            self._qmp.execute("chardev-add", chardev, timeout=_left(deadline))
+            self._plug(device, _behind(device.place[1], devices.plugged_share(index, tag)), deadline)
+        except BaseException:
+            self._give_up(f"fs{index}", device)
+            raise
+        device.busy = False
 
     def remove(self, name: str, timeout: float = REMOVE_TIMEOUT) -> None:
         """Take a device away, and wait until it is gone. Raises HypervisorError; then it may be tried again."""
@@ -131,6 +148,12 @@ class Hotplug:
 
     def _reserve(self, name: str, kind: str) -> _Device:
         """A place of the kind, held under a new id: one that QEMU still has events about is never used again."""
+        device = self._reserve_any(name, kind)
+        if device is None:
+            raise self._full(kind)
+        return device
+
+    def _reserve_any(self, name: str, kind: str) -> _Device | None:
         cold = {disk.serial for disk in devices.all_disks(self._spec)}
         with self._lock:
             if name in self._devices or name in cold:
@@ -138,7 +161,7 @@ class Hotplug:
             taken = {device.place for device in self._devices.values()}
             place = next((found for found in self._places(kind) if found not in taken), None)
             if place is None:
-                raise self._full(kind)
+                return None
             self._count += 1
             device = self._devices[name] = _Device(f"hot{self._count}", place)
         return device
@@ -148,6 +171,8 @@ class Hotplug:
             return ()
         if kind == "port":
             return ((kind, port) for port in range(self._spec.pcie_root_ports))
+        if kind == "spare":
+            return ((kind, index) for index in devices.spare_disks(self._spec))
         # Ids below are those of the spec's own disks.
         targets = range(devices.MAX_DISKS, devices.MAX_SCSI_TARGETS) if self._spec.scsi_controller else ()
         return ((kind, target) for target in targets)
@@ -196,13 +221,40 @@ class Hotplug:
             device.undo[-1](_left(deadline))
             device.undo.pop()
 
-    def _add_image(self, device: _Device, disk: Disk, deadline: float) -> None:
+    def _fill_spare(self, disk: Disk, device: _Device, timeout: float) -> DiskAddress:
+        """Put the image behind a disk that the guest has seen all along: nothing is plugged in, or waited for."""
+        index, deadline = device.place[1], time.monotonic() + timeout
+        try:
+            fdset, driver = self._give_file(device, disk, deadline)
+            device.undo.append(lambda left: self._drop_node(device.id, left))
+            node = devices.file_node(device.id, fdset, driver)
+            self._qmp.execute("blockdev-add", node, timeout=_left(deadline))
+            device.undo.append(lambda left: self._turn(index, devices.empty_name(index), left))
+            self._turn(index, device.id, _left(deadline))
+        except BaseException:
+            self._give_up(disk.serial, device)
+            raise
+        device.address = DiskAddress("blk", devices.pci_path(index))
+        device.busy = False
+        return device.address
+
+    def _turn(self, index: int, file: str, timeout: float) -> None:
+        """Have another node behind a spare disk."""
+        node = devices.spare_node(devices.node_name(index), file)
+        self._qmp.execute("blockdev-reopen", {"options": [node]}, timeout=timeout)
+
+    def _give_file(self, device: _Device, disk: Disk, deadline: float) -> tuple[int, str]:
+        """QEMU's set of descriptors in which the image is, and the driver for it."""
         with ExitStack() as ours:
             fd = files.open_disk(disk, ours)
             driver = files.disk_driver(fd)
             answer = self._qmp.execute("add-fd", {"opaque": device.id}, fds=[fd], timeout=_left(deadline))
         fdset = _fdset(answer)
         device.undo.append(lambda left: self._qmp.execute("remove-fd", {"fdset-id": fdset}, timeout=left))
+        return fdset, driver
+
+    def _add_image(self, device: _Device, disk: Disk, deadline: float) -> None:
+        fdset, driver = self._give_file(device, disk, deadline)
         # Here and in `_plug` the undoing first: after a time-out nobody knows whether the thing is there.
         device.undo.append(lambda left: self._drop_node(device.id, left))
         self._qmp.execute("blockdev-add", devices.disk_node(device.id, disk, fdset, driver), timeout=_left(deadline))

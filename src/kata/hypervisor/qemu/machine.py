@@ -260,8 +260,17 @@ class QemuMachine:
             self._qmp.negotiate(START_TIMEOUT)
             if self.spec.saved is not None:
                 migration.restore(self._qmp, self.spec.saved.state_fd)
+                self._plug_shares(self._hotplug)
+                self._qmp.execute("cont", timeout=START_TIMEOUT)
         except QmpError as error:
             raise self._start_error(error) from error
+
+    def _plug_shares(self, hotplug: Hotplug) -> None:
+        """A machine with a share cannot be saved, so a restored one gets it now; the guest finds it as it goes on."""
+        for index, share in enumerate(self.spec.shares):
+            with ExitStack() as ours:
+                [fd] = files.connect_shares((share,), ours)
+                hotplug.add_share(index, share.tag, fd)
 
     def _argv(self, ours: ExitStack, qmp_fd: int, console_fd: int) -> tuple[list[str], tuple[int, ...]]:
         vsock = files.claim_vsock(ours) if self._uses_vsock() else None
@@ -279,7 +288,7 @@ class QemuMachine:
             disk_drivers=tuple(files.disk_driver(fd) for fd in disk_fds),
             ninep_fds=files.open_ninep(self.spec, ours),
             pmem_sizes=files.pmem_sizes(self.spec),
-            share_fds=files.connect_shares(self.spec.shares, ours),
+            share_fds=() if self.spec.saved else files.connect_shares(self.spec.shares, ours),
             vhost_fds=files.open_vhost(self.spec.nics, ours),
         )
         published = () if self.spec.network is None else self.spec.network.ports

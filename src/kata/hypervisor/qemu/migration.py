@@ -29,14 +29,13 @@ def save(qmp: QmpClient, state_fd: int) -> None:
 
 
 def restore(qmp: QmpClient, state_fd: int) -> None:
-    """Load from `state_fd`, which QEMU has inherited, and let the guest go on. Raises QmpError.
+    """Load from `state_fd`, which QEMU has inherited; the guest does not run yet. Raises QmpError.
 
     QEMU ends by itself when the state is of another machine.
     """
     _prepare(qmp)
     qmp.execute("migrate-incoming", {"uri": f"fd:{state_fd}"}, timeout=TIMEOUT)
     _await_end(qmp, "restored")
-    qmp.execute("cont", timeout=TIMEOUT)
 
 
 def _prepare(qmp: QmpClient) -> None:
