@@ -161,12 +161,9 @@ class Rules:
             names[name] = path
 
     def factory(self) -> None:
-        """Templates cannot have virtio-fs, and caches are QEMU's."""
+        """Caches of VMs are QEMU's."""
         if self.draft.get(Factory.vm_cache_number) and self.draft.hypervisor_name != "qemu":
             self.error(Factory.vm_cache_number, "only qemu has a cache of VMs", "set it to 0")
-        if self.draft.get(Factory.enable_template) and self.draft.get(Hypervisor.shared_fs) == "virtio-fs":
-            why = "a VM with virtio-fs cannot be a copy: sandboxes that share files start cold"
-            self.warn(Factory.enable_template, why, "shared_fs virtio-9p or none starts all from the template")
 
     def timeouts(self) -> None:
         """A single try is not longer than all of them."""

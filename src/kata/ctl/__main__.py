@@ -22,6 +22,7 @@ COMMANDS = (
     "stop",
     "rm",
     "image",
+    "template",
     "check",
     "config",
     "env",

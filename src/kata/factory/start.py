@@ -58,7 +58,7 @@ def restorable(
         warn(f"no template: {why}")
         return spec
     try:
-        wired = replace(prewired(spec), accelerator=_accelerator(spec))
+        wired = _wired(spec)
         store = TemplateStore(Path(root) if root else None)
         saved = provide(store, template_for(wired), timeout, undo, warm_up)
         if exclusive:
@@ -69,6 +69,19 @@ def restorable(
         warn(f"no template: {error}")
         return spec
     return replace(wired, saved=saved)
+
+
+def ensure(spec: MachineSpec, timeout: float, warm_up: WarmUp, root: str = "") -> str:
+    """Make the template that this machine would go on from, if it is not there; its name.
+
+    Raises FactoryError, with the reason for a machine that has to boot, and HypervisorError.
+    """
+    if why := obstacle(spec):
+        raise FactoryError(f"such a machine cannot have a template: {why}", layer="config")
+    template = template_for(_wired(spec))
+    with ExitStack() as undo:
+        provide(TemplateStore(Path(root) if root else None), template, timeout, undo, warm_up)
+    return template.name
 
 
 def template_for(wired: MachineSpec) -> Template:
@@ -99,6 +112,10 @@ def discard(spec: MachineSpec, root: str = "") -> None:
     """Remove the template that a machine could not go on from."""
     with suppress(KataError, OSError):
         TemplateStore(Path(root) if root else None).remove(template_for(replace(spec, saved=None)).name)
+
+
+def _wired(spec: MachineSpec) -> MachineSpec:
+    return replace(prewired(spec), accelerator=_accelerator(spec))
 
 
 def _accelerator(spec: MachineSpec) -> str:

@@ -14,22 +14,18 @@ from collections.abc import Callable, Iterator
 from enum import Enum
 from typing import TYPE_CHECKING, cast
 
-from msgspec.structs import replace
-
 from kata import paths
 from kata.errors import KataError
-from kata.hypervisor import registry
-from kata.hypervisor.errors import HypervisorError
-from kata.hypervisor.identity import claim_identity
-from kata.hypervisor.machine import Machine, MachineSpec, SharedDirectory, TapNic
+from kata.hypervisor.machine import Machine, SharedDirectory, TapNic
 from kata.oci.convert import lost_fields
 from kata.sandbox import guest, resources
 from kata.sandbox.blockvolumes import volume_place
+from kata.sandbox.bringup import Bringup, Calls
 from kata.sandbox.config import PodNetworkConfig
 from kata.sandbox.container import Container
 from kata.sandbox.containerplan import ContainerPlan, plan_container
 from kata.sandbox.disks import Disks
-from kata.sandbox.errors import ConflictError, ExistsError, GuestError, NotFoundError
+from kata.sandbox.errors import ConflictError, ExistsError, NotFoundError
 from kata.sandbox.process import ProcessState
 from kata.sandbox.provide import provide
 from kata.sandbox.translate import resources_for_guest
@@ -92,15 +88,15 @@ class Sandbox:
         try:
             with self._timed("network"):
                 network, nics = self._join_network()
-            spec = self._machine_spec(nics)
+            bringup = Bringup(self.config, self._log, self._undo, self._calls())
+            spec = bringup.describe(nics)
             with self._timed("template"):
                 # Before the cgroup: a template is nobody's, so its making does not count as this sandbox's.
-                restorable = self._restorable(spec)
+                restorable = bringup.restorable(spec)
             with self._timed("cgroup"):
                 self._enter_cgroup()
-            with self._timed("share"):
-                shares = self._start_share()
-            machine, agent = self._bring_up(replace(spec, shares=shares), replace(restorable, shares=shares))
+            machine, agent, self._disks = bringup.bring_up(spec, restorable)
+            self._agent, self.accelerator = agent, machine.accelerator
             if network is not None:
                 network.hand_over()
             with self._timed("sandbox"):
@@ -309,7 +305,7 @@ class Sandbox:
             return ()
         from kata.storage.virtiofs import start_share
 
-        self._share = start_share(self._vm_directory())
+        self._share = start_share(os.fspath(paths.vm_dir() / self.config.id))
         self._undo.callback(self._share.close)
         return (SharedDirectory(self._share.tag, self._share.socket_path),)
 
@@ -322,56 +318,14 @@ class Sandbox:
         # The NIC of a template has one queue.
         return network, network.join(1 if self.config.template else self.config.vcpus, self._undo)
 
-    def _restorable(self, spec: MachineSpec) -> MachineSpec:
-        """The machine as one that goes on from a template; `spec` itself when it has to boot."""
-        if not self.config.template:
-            return spec
-        from kata.factory.start import restorable
-        from kata.sandbox.rehearsal import rehearse
-
-        config = self.config
-        return restorable(
-            spec,
-            config.boot_timeout,
-            self._undo,
-            rehearse,
-            self._log.info,
-            exclusive=config.share,
-            root=config.template_path,
+    def _calls(self) -> Calls:
+        return Calls(
+            share=self._start_share,
+            started=self._machine_started,
+            failure=lambda: self.failure,
+            timed=self._timed,
+            observe=self._observe,
         )
-
-    def _bring_up(self, spec: MachineSpec, restorable: MachineSpec) -> tuple[Machine, AgentClient]:
-        """The machine and its agent: from the template, else booted. Raises HypervisorError, GuestError."""
-        if restorable.saved is not None:
-            try:
-                return self._run(restorable, min(RESTORE_TIMEOUT, self.config.boot_timeout))
-            except (HypervisorError, GuestError) as error:
-                from kata.factory.start import discard
-
-                self._log.warn("the template cannot be used, so the guest boots", error=error, detail=error.detail)
-                discard(restorable, self.config.template_path)
-        return self._run(spec, self.config.boot_timeout)
-
-    def _run(self, spec: MachineSpec, timeout: float) -> tuple[Machine, AgentClient]:
-        """Start a machine and wait for its agent; after a failure nothing of it is left."""
-        machine = registry.create("qemu", spec)
-        with contextlib.ExitStack() as undo:
-            disks = Disks(self.config.id, machine, self.config.disk_drivers)
-            undo.callback(disks.close)
-            undo.callback(machine.close)
-            with self._timed("vmm"):
-                machine.boot()
-            self._machine = machine  # from now on whoever asks is told of this one
-            if self._share is not None:
-                watch = threading.Thread(target=self._watch_share, args=(self._share, machine), daemon=True)
-                watch.start()
-            with self._timed("guest"):
-                agent = self._connect(machine, timeout)
-            undo.callback(agent.close)
-            self._undo.push(undo.pop_all())
-        self._disks, self._agent = disks, agent
-        self.accelerator = machine.accelerator
-        return machine, agent
 
     def _watch_share(self, share: VirtiofsShare, machine: Machine) -> None:
         """A guest whose file daemon is gone waits at its volumes for ever: end it, and remember why.
@@ -384,67 +338,12 @@ class Sandbox:
             self._log.error(self.failure, said=share.messages())
             machine.stop()
 
-    def _machine_spec(self, nics: tuple[TapNic, ...]) -> MachineSpec:
-        config, directory = self.config, self._vm_directory()
-        identity = claim_identity(directory)
-        self._undo.callback(identity.release)
-        return MachineSpec(
-            sandbox_id=config.id,
-            directory=directory,
-            kernel=config.assets.kernel,
-            initrd=config.assets.initrd,
-            image=config.assets.image,
-            kernel_params=config.kernel_params,
-            vcpus=config.vcpus,
-            memory_mib=config.memory_mib,
-            machine_type=config.machine_type,
-            accelerator=config.accelerator,
-            pcie_root_ports=config.root_ports,
-            scsi_controller="scsi" in config.disk_drivers,
-            transport=config.transport,
-            debug_console=config.debug_console,
-            disks=config.disks,
-            network=guest.nic(config),
-            nics=nics,
-            max_vcpus=config.sizing.max_vcpus,
-            max_memory_mib=config.sizing.max_memory_mib,
-            memory_slots=config.sizing.memory_slots,
-            balloon=config.balloon,
-            preallocate=config.preallocate,
-            hugepages=config.hugepages,
-            uid=identity.uid,
-            gid=identity.gid,
-        )
-
-    def _vm_directory(self) -> str:
-        directory = paths.vm_dir() / self.config.id
-        if not directory.is_dir():
-            directory.mkdir(mode=0o700, parents=True)
-            self._undo.callback(directory.rmdir)
-        return os.fspath(directory)
-
-    def _connect(self, machine: Machine, timeout: float) -> AgentClient:
-        from kata.sandbox.agent_client import AgentClient
-
-        cancelled = threading.Event()
-        watch = threading.Thread(target=_watch, args=(machine, cancelled), name="kata-watch", daemon=True)
-        watch.start()
-        try:
-            return AgentClient.connect(machine.agent_address(), timeout, cancelled, self._observe)
-        except GuestError as error:
-            raise self._boot_failure(machine, error) from error
-
-    def _boot_failure(self, machine: Machine, error: GuestError) -> GuestError:
-        if self.failure:
-            return GuestError(self.failure, hint="start it again; the volumes' files are unharmed")
-        console = machine.console_tail()
-        stopped = machine.wait(0) is not None
-        return GuestError(
-            "the guest stopped before its agent answered" if stopped else error.what,
-            hint=f"give it more memory (it has {self.config.memory_mib} MiB), fewer CPUs (it has {self.config.vcpus})"
-            f" or more time (--boot-timeout {self.config.boot_timeout:.0f}), or look at the console below",
-            detail=f"guest console:\n{console}" if console else "the guest's console is empty",
-        )
+    def _machine_started(self, machine: Machine) -> None:
+        """From now on whoever asks is told of this one, though its guest does not answer yet."""
+        self._machine = machine
+        if self._share is not None:
+            watch = threading.Thread(target=self._watch_share, args=(self._share, machine), daemon=True)
+            watch.start()
 
     @contextlib.contextmanager
     def _timed(self, phase: str) -> Iterator[None]:
@@ -454,9 +353,3 @@ class Sandbox:
         finally:
             self.phases[phase] = round((time.monotonic() - begin) * 1000, 1)
             self._log.info("step", phase=phase, ms=self.phases[phase])
-
-
-def _watch(machine: Machine, ended: threading.Event) -> None:
-    """Say when the VMM is gone, so that nobody waits for the agent of a dead guest."""
-    machine.wait(None)
-    ended.set()

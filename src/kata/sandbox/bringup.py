@@ -1,0 +1,198 @@
+"""From a sandbox's configuration to a machine whose agent answers: from a template, else by a boot.
+
+Called by `sandbox` while it starts. Everything made here is undone by the stack that it was pushed on.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, NamedTuple
+
+from msgspec.structs import replace
+
+from kata import paths
+from kata.hypervisor import registry
+from kata.hypervisor.errors import HypervisorError
+from kata.hypervisor.identity import claim_identity
+from kata.hypervisor.machine import MachineSpec
+from kata.sandbox import guest
+from kata.sandbox.disks import Disks
+from kata.sandbox.errors import GuestError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
+    from kata.hypervisor.identity import Identity
+    from kata.hypervisor.machine import Machine, SharedDirectory, TapNic
+    from kata.log import Logger
+    from kata.sandbox.agent_client import AgentClient
+    from kata.sandbox.config import SandboxConfig
+
+RESTORE_TIMEOUT = 30.0
+"""Seconds in which a restored guest answers, if it ever does; it takes a tenth of one."""
+
+
+class Up(NamedTuple):
+    """A machine that runs, its guest's agent, and the disks that will come to it."""
+
+    machine: Machine
+    agent: AgentClient
+    disks: Disks
+
+
+class Calls(NamedTuple):
+    """What is asked of the sandbox, and told to it, meanwhile.
+
+    `share` starts the daemon that serves it files, for each machine that is tried. `started` is told of a machine
+    before its guest answers. `failure` says what else has ended the machine, if something has. `timed` measures a
+    phase, `observe` the calls to the agent (see `AgentClient.connect`).
+    """
+
+    share: Callable[[], tuple[SharedDirectory, ...]]
+    started: Callable[[Machine], None]
+    failure: Callable[[], str]
+    timed: Callable[[str], AbstractContextManager[object]]
+    observe: Callable[[str, float], None] | None
+
+
+class Bringup:
+    """One sandbox's machine on its way. `undo` takes everything back."""
+
+    def __init__(self, config: SandboxConfig, log: Logger, undo: ExitStack, calls: Calls) -> None:
+        self._config = config
+        self._log = log
+        self._undo = undo
+        self._calls = calls
+
+    def describe(self, nics: tuple[TapNic, ...]) -> MachineSpec:
+        """The machine that the sandbox would boot, with a folder and a user id of its own. Raises IdentityError."""
+        directory = paths.vm_dir() / self._config.id
+        if not directory.is_dir():
+            directory.mkdir(mode=0o700, parents=True)
+            self._undo.callback(directory.rmdir)
+        identity = claim_identity(os.fspath(directory))
+        self._undo.callback(identity.release)
+        return machine_spec(self._config, os.fspath(directory), nics, identity)
+
+    def restorable(self, spec: MachineSpec) -> MachineSpec:
+        """The machine as one that goes on from a template; `spec` itself when it has to boot. Raises FactoryError."""
+        config = self._config
+        if not config.template:
+            return spec
+        from kata.factory.start import restorable
+        from kata.sandbox.rehearsal import rehearse
+
+        return restorable(
+            spec,
+            config.boot_timeout,
+            self._undo,
+            rehearse,
+            self._log.info,
+            exclusive=config.share,
+            root=config.template_path,
+        )
+
+    def bring_up(self, spec: MachineSpec, restorable: MachineSpec) -> Up:
+        """From the template, and where that fails by a boot. Raises HypervisorError, GuestError, and as `share`."""
+        if restorable.saved is not None:
+            try:
+                return self._run(restorable, min(RESTORE_TIMEOUT, self._config.boot_timeout))
+            except (HypervisorError, GuestError) as error:
+                if self._calls.failure():
+                    raise
+                from kata.factory.start import discard
+
+                self._log.warn("the template cannot be used, so the guest boots", error=error, detail=error.detail)
+                discard(restorable, self._config.template_path)
+        return self._run(spec, self._config.boot_timeout)
+
+    def _run(self, spec: MachineSpec, timeout: float) -> Up:
+        """Start a machine and wait for its agent; after a failure nothing of it is left."""
+        from kata.sandbox.agent_client import AgentClient
+
+        with ExitStack() as undo:
+            with self._calls.timed("share"):
+                machine = registry.create("qemu", replace(spec, shares=self._calls.share()))
+            disks = Disks(self._config.id, machine, self._config.disk_drivers)
+            undo.callback(disks.close)
+            undo.callback(machine.close)
+            with self._calls.timed("vmm"):
+                machine.boot()
+            self._calls.started(machine)
+            with self._calls.timed("guest"):
+                try:
+                    ended, observe = _ending(machine), self._calls.observe
+                    agent = AgentClient.connect(machine.agent_address(), timeout, ended, observe)
+                except GuestError as error:
+                    raise self._explain(machine, error) from error
+            undo.callback(agent.close)
+            self._undo.push(undo.pop_all())
+        return Up(machine, agent, disks)
+
+    def _explain(self, machine: Machine, error: GuestError) -> GuestError:
+        if failure := self._calls.failure():
+            return GuestError(failure, hint="start it again; the volumes' files are unharmed")
+        config, console = self._config, machine.console_tail()
+        stopped = machine.wait(0) is not None
+        return GuestError(
+            "the guest stopped before its agent answered" if stopped else error.what,
+            hint=f"give it more memory (it has {config.memory_mib} MiB), fewer CPUs (it has {config.vcpus})"
+            f" or more time (--boot-timeout {config.boot_timeout:.0f}), or look at the console below",
+            detail=f"guest console:\n{console}" if console else "the guest's console is empty",
+        )
+
+
+def machine_spec(
+    config: SandboxConfig, directory: str, nics: tuple[TapNic, ...] = (), identity: Identity | None = None
+) -> MachineSpec:
+    """The machine that a sandbox of this configuration boots. Pure."""
+    return MachineSpec(
+        sandbox_id=config.id,
+        directory=directory,
+        kernel=config.assets.kernel,
+        initrd=config.assets.initrd,
+        image=config.assets.image,
+        kernel_params=config.kernel_params,
+        vcpus=config.vcpus,
+        memory_mib=config.memory_mib,
+        machine_type=config.machine_type,
+        accelerator=config.accelerator,
+        pcie_root_ports=config.root_ports,
+        scsi_controller="scsi" in config.disk_drivers,
+        transport=config.transport,
+        debug_console=config.debug_console,
+        disks=config.disks,
+        network=guest.nic(config),
+        nics=nics,
+        max_vcpus=config.sizing.max_vcpus,
+        max_memory_mib=config.sizing.max_memory_mib,
+        memory_slots=config.sizing.memory_slots,
+        balloon=config.balloon,
+        preallocate=config.preallocate,
+        hugepages=config.hugepages,
+        uid=None if identity is None else identity.uid,
+        gid=None if identity is None else identity.gid,
+    )
+
+
+def ensure_template(config: SandboxConfig) -> str:
+    """Make the template of such sandboxes, if it is not there; its name. Raises FactoryError, HypervisorError."""
+    from kata.factory.start import ensure
+    from kata.sandbox.rehearsal import rehearse
+
+    return ensure(machine_spec(config, "/"), config.boot_timeout, rehearse, config.template_path)
+
+
+def _ending(machine: Machine) -> threading.Event:
+    """Set when the VMM is gone, so that nobody waits for the agent of a dead guest."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        machine.wait(None)
+        ended.set()
+
+    threading.Thread(target=watch, name="kata-watch", daemon=True).start()
+    return ended
