@@ -71,18 +71,25 @@ def load(name: str, source: int) -> int:
 def register(folder: Path, fd: int) -> None:
     """Say that this process has the memory open, until it ends; where it cannot be said, nobody else profits."""
     with suppress(OSError):
-        holders = folder / HOLDERS
-        holders.mkdir(mode=0o700, exist_ok=True)
-        (holders / str(os.getpid())).write_text(f"{fd} {os.fstat(fd).st_ino}\n")
+        (folder / HOLDERS).mkdir(mode=0o700, exist_ok=True)
+        (folder / HOLDERS / str(os.getpid())).write_text(f"{fd} {os.fstat(fd).st_ino}\n")
+
+
+def holders(folder: Path) -> int:
+    """How many processes have the memory open."""
+    try:
+        return sum(os.path.exists(f"/proc/{pid}") for pid in os.listdir(folder / HOLDERS))
+    except FileNotFoundError:
+        return 0
 
 
 def borrow(folder: Path, name: str, size: int) -> int:
     """The memory from a process that has it open; -1 when none has. Forgets those that have it no longer."""
     try:
-        holders = sorted((folder / HOLDERS).iterdir())
+        found = sorted((folder / HOLDERS).iterdir())
     except OSError:
         return -1
-    for holder in holders:
+    for holder in found:
         fd = _open(holder, name, size)
         if fd >= 0:
             return fd

@@ -191,12 +191,13 @@ class TemplateStore:
         try:
             description = msgspec.json.decode(path.read_bytes(), type=Description)
             used = path.stat().st_mtime
-            holders = [pid for pid in os.listdir(self._folder(name) / memory.HOLDERS) if os.path.exists(f"/proc/{pid}")]
         except FileNotFoundError:
             return None
         except msgspec.DecodeError:
             return Entry(Description(name, 0.0, (), "", 0, 0, 0, 0, 0.0), 0.0, True, 0)
-        return Entry(description, used, current(description.files) != description.files, len(holders))
+        return Entry(
+            description, used, current(description.files) != description.files, memory.holders(self._folder(name))
+        )
 
     def _names(self) -> list[str]:
         try:

@@ -97,11 +97,5 @@ def test_no_new_network_namespace_goes_with_no_network(tmp_path: Path) -> None:
     assert config.runtime.disable_new_netns
 
 
-def test_a_template_with_virtio_fs_is_a_warning(tmp_path: Path) -> None:
-    config = loaded(tmp_path, "[factory]\nenable_template = true\n")
-    assert "start cold" in config.warnings[0].why
-    assert not loaded(tmp_path, "[factory]\nenable_template = true\n[hypervisor.qemu]\nshared_fs = 'none'\n").warnings
-
-
 def test_a_short_dial_timeout_shortens_a_single_try(tmp_path: Path) -> None:
     assert loaded(tmp_path, "[agent.kata]\nreconnect_timeout_ms = 300\n").agent.dial_timeout_ms == 300

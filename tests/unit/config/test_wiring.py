@@ -23,9 +23,6 @@ WAITING = {
     "agent": """
         dial_timeout_ms kernel_modules policy request_timeout_ms
     """,
-    "factory": """
-        enable_template template_path
-    """,
     "hypervisor": """
         block_device_aio block_device_cache_direct block_device_cache_noflush block_device_cache_set
         block_device_logical_sector_size block_device_physical_sector_size cold_plug_vfio

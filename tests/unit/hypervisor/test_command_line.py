@@ -15,6 +15,7 @@ from kata.hypervisor.machine import (
     MachineSpec,
     NinePDirectory,
     PublishedPort,
+    Saved,
     SharedDirectory,
     TapNic,
     UserNetwork,
@@ -415,3 +416,32 @@ def test_vhost_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     with ExitStack() as stack:
         ((first, second),) = files.open_vhost((TapNic(MAC, (7, 8), vhost=True),), stack)
         assert first != second
+
+
+def test_a_machine_that_is_to_be_saved_keeps_its_memory_in_a_file_that_others_may_map() -> None:
+    words = argv(with_spec(memory_fd=9, network=UserNetwork(MAC)))
+    [memory] = [entry for entry in objects(words, "-object") if entry["id"] == "ram"]
+    assert (memory["mem-path"], memory["share"]) == ("/proc/self/fd/9", True)
+    assert objects(words, "-netdev") == [{"type": "hubport", "id": "net", "hubid": 0}], "slirp would be saved too"
+    assert "-incoming" not in words
+
+
+@pytest.mark.parametrize("exclusive", [False, True])
+def test_a_restored_machine_waits_for_its_state_and_shares_no_page_that_it_writes(exclusive: bool) -> None:
+    saved = Saved(memory_fd=9, state_fd=10, exclusive=exclusive)
+    words = argv(with_spec(saved=saved, shares=(SharedDirectory("kataShared", "/s"),), network=UserNetwork(MAC)))
+    assert options(words, "-incoming") == ["defer"]
+    [memory] = [entry for entry in objects(words, "-object") if entry["id"] == "ram"]
+    assert (memory["mem-path"], memory["share"]) == ("/proc/self/fd/9", exclusive)
+    assert not [entry for entry in objects(words, "-device") if "vhost-user-fs" in entry["driver"]], "it comes later"
+    assert objects(words, "-netdev")[0]["type"] == "user"
+
+
+def test_spare_disks_are_read_only_and_empty() -> None:
+    words = argv(with_spec(spare_disks=2, disks=(Disk("/d", "data"),)))
+    nodes = {entry["node-name"]: entry for entry in objects(words, "-blockdev")}
+    assert nodes["empty2"]["driver"] == "null-co" and nodes["disk2"]["file"] == "empty2"
+    assert nodes["disk2"]["read-only"] is True
+    spares = [entry for entry in objects(words, "-device") if entry.get("drive") == "disk2"]
+    assert [entry["addr"] for entry in spares] == ["6"]
+    assert "disk3" not in nodes, "the spec's own disk has the place of the first"

@@ -43,6 +43,8 @@ class FakeQemu:
         self.lets_go = True
         self.fd_targets: list[str] = []
         self._next_set = 7
+        self.spares: dict[str, str] = {}
+        self.sockets: list[str] = []
 
     def execute(self, command: str, arguments: Any = None, *, fds: Sequence[int] = (), timeout: float = 10.0) -> object:
         assert timeout > 0
@@ -72,7 +74,8 @@ class FakeQemu:
         return {}
 
     def blockdev_add(self, arguments: Any, _fds: Sequence[int]) -> object:
-        assert int(arguments["file"]["filename"].removeprefix("/dev/fdset/")) in self.fdsets
+        file = arguments.get("file", arguments)
+        assert int(file["filename"].removeprefix("/dev/fdset/")) in self.fdsets
         self.nodes[arguments["node-name"]] = arguments
         return {}
 
@@ -83,7 +86,24 @@ class FakeQemu:
         if arguments["node-name"] not in self.nodes:
             raise QmpCommandError("blockdev-del", "GenericError", "no such node")
         assert not [device for device in self.devices.values() if device.get("drive") == arguments["node-name"]]
+        assert arguments["node-name"] not in self.spares.values()
         del self.nodes[arguments["node-name"]]
+        return {}
+
+    def blockdev_reopen(self, arguments: Any, _fds: Sequence[int]) -> object:
+        [node] = arguments["options"]
+        assert node["driver"] == "raw" and node["read-only"]
+        assert node["file"] in self.nodes or node["file"].startswith("empty")
+        self.spares[node["node-name"]] = node["file"]
+        return {}
+
+    def getfd(self, arguments: Any, fds: Sequence[int]) -> object:
+        assert len(fds) == 1
+        self.sockets.append(arguments["fdname"])
+        return {}
+
+    def chardev_add(self, arguments: Any, _fds: Sequence[int]) -> object:
+        assert arguments["backend"]["data"]["addr"]["data"]["str"] in self.sockets
         return {}
 
     def device_add(self, arguments: Any, _fds: Sequence[int]) -> object:
@@ -384,3 +404,49 @@ def test_a_device_of_the_host_is_not_a_file(qemu: FakeQemu, tmp_path: Path, monk
     monkeypatch.setattr(stat, "S_ISBLK", lambda mode: True)
     plugged.add_disk(Disk(str(image), "device"))
     assert [node["file"]["driver"] for node in qemu.nodes.values()] == ["file", "host_device"]
+
+
+def test_an_image_that_says_where_it_ends_goes_into_a_spare_disk(qemu: FakeQemu, image: str) -> None:
+    machine = hotplug(qemu, spare_disks=3)  # the first is the spec's own disk
+    first = machine.add_disk(Disk(image, "one", bounded=True))
+    second = machine.add_disk(Disk(image, "two", bounded=True))
+    assert (first, second) == (("blk", "06"), ("blk", "07"))
+    assert qemu.devices == {}, "nothing is plugged in"
+    assert qemu.spares == {"disk2": "hot1", "disk3": "hot2"}
+    assert machine.add_disk(Disk(image, "three", bounded=True)) == ("blk", "1d.0/00"), "no spare one is left"
+    machine.remove("one")
+    assert qemu.spares["disk2"] == "empty2"
+    assert machine.add_disk(Disk(image, "four", bounded=True)) == ("blk", "06")
+    for name in ("two", "three", "four"):
+        machine.remove(name)
+    assert qemu.is_clean() and set(qemu.spares.values()) == {"empty2", "empty3"}
+
+
+@pytest.mark.parametrize("changes", [{"bounded": False}, {"bounded": True, "readonly": False}])
+def test_a_disk_whose_size_counts_is_plugged_in(qemu: FakeQemu, image: str, changes: dict[str, Any]) -> None:
+    machine = hotplug(qemu, spare_disks=3)
+    assert machine.add_disk(Disk(image, "data", **changes)) == ("blk", "1d.0/00")
+
+
+@pytest.mark.parametrize("step", ["add-fd", "blockdev-add", "blockdev-reopen"])
+def test_a_spare_disk_that_is_refused_is_as_before(qemu: FakeQemu, image: str, step: str) -> None:
+    machine = hotplug(qemu, spare_disks=2)
+    qemu.silent = {step}
+    with pytest.raises(QmpTimeoutError, match=step):
+        machine.add_disk(Disk(image, "data", bounded=True))
+    qemu.silent = set()
+    if machine.names():  # QEMU was silent on the way back too
+        machine.remove("data")
+    assert qemu.nodes == {}
+    assert machine.add_disk(Disk(image, "data", bounded=True)) == ("blk", "06")
+
+
+def test_a_share_comes_to_a_root_port(qemu: FakeQemu, image: str) -> None:
+    machine = hotplug(qemu)
+    machine.add_share(0, "kataShared", os.open(image, os.O_RDONLY))
+    [device] = qemu.devices.values()
+    assert (device["driver"], device["chardev"], device["bus"]) == ("vhost-user-fs-pci", "fs0", "port0")
+    qemu.fail = {"device_add"}
+    with pytest.raises(QmpCommandError):
+        machine.add_share(1, "other", os.open(image, os.O_RDONLY))
+    assert machine.names() == ("fs0",)

@@ -66,6 +66,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--entrypoint", help="program to run instead of the image's")
     add("--network", choices=("user", "none"), default="user", help="user-mode network (default), or none")
     add("-p", "--publish", action="append", default=[], metavar="HOST:GUEST[/udp]", help="publish a port")
+    _configure_machine(parser)
+    add("image", metavar="IMAGE", help="what to run")
+    add(
+        "command",
+        metavar="COMMAND",
+        nargs=argparse.REMAINDER,
+        help="program and arguments (default: the image's)",
+    ).required = False  # or argparse would ask for it together with a missing IMAGE
+
+
+def _configure_machine(parser: argparse.ArgumentParser) -> None:
+    """What the virtual machine is, and how it starts."""
+    add = parser.add_argument
     add(
         "--accel",
         choices=("auto", "kvm", "tcg"),
@@ -86,13 +99,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="how long the guest may take to answer",
     )
-    add("image", metavar="IMAGE", help="what to run")
-    add(
-        "command",
-        metavar="COMMAND",
-        nargs=argparse.REMAINDER,
-        help="program and arguments (default: the image's)",
-    ).required = False  # or argparse would ask for it together with a missing IMAGE
 
 
 def execute(args: argparse.Namespace) -> int:
