@@ -91,7 +91,9 @@ class Bringup:
             self._undo,
             rehearse,
             self._log.info,
-            exclusive=config.share,
+            # A daemon that serves files has to see what the guest writes, and pages that go back to the host are
+            # cut out of the file.
+            exclusive=config.share or config.balloon,
             root=config.template_path,
         )
 
