@@ -25,7 +25,8 @@ from pathlib import Path
 from kata import paths
 from kata.images import directory, erofs, workspace
 from kata.images.errors import ImageError
-from kata.images.lock import locked, try_lock
+from kata.images.lock import locked
+from kata.linux.flock import try_lock
 
 LOCK_TIMEOUT = 60.0
 BUILD_TIMEOUT = 900.0

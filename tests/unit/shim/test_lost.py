@@ -43,7 +43,12 @@ class Agent:
         assert not self.gone.is_set()
 
     def signal_process(self, container_id: str, exec_id: str, signal: int) -> None:
-        raise GuestError("the connection broke")
+        if self.gone.is_set():
+            raise GuestError("the connection broke")
+        self.gone.set()
+
+    def check(self, timeout: float) -> None:
+        pass
 
     def read_output(self, container_id: str, exec_id: str, *, stderr: bool, size: int) -> bytes:
         return b""
@@ -189,4 +194,35 @@ def test_a_sandbox_that_is_taken_down_in_order_is_not_lost(pod: Pod, publisher: 
     create(pod, tmp_path, "lost", "sandbox")
     pod.close()
     assert Sandbox.made[0].stops == [True]
+    assert not (tmp_path / "sbs" / "lost").exists()
+
+
+def test_what_is_being_created_can_be_seen_and_cleared_away(
+    pod: Pod, publisher: Publisher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A containerd that was killed during Create comes back and finds the shim at it."""
+    booting, booted = threading.Event(), threading.Event()
+
+    def boot(_: Sandbox) -> None:
+        booting.set()
+        assert booted.wait(30)
+
+    monkeypatch.setattr(Sandbox, "start", boot)
+    creating = threading.Thread(target=create, args=(pod, tmp_path, "lost", "sandbox"))
+    creating.start()
+    assert booting.wait(30)
+    state = pod.state("lost", "")
+    assert (state.status, state.bundle) == (task_pb2.CREATED, str(tmp_path / "bundle-lost"))
+
+    def clear() -> None:
+        pod.task("lost").kill("", 9)
+        assert publisher.exits(1) == {"lost": 137}
+        pod.delete("lost")
+
+    clearing = threading.Thread(target=clear)
+    clearing.start()
+    booted.set()
+    for thread in (creating, clearing):
+        thread.join(60)
+    assert pod.idle
     assert not (tmp_path / "sbs" / "lost").exists()
