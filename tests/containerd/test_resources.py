@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.containerd.conftest import left_behind
 from tests.helpers import hostcgroups
 from tests.helpers.cli import vmm_pids
 from tests.helpers.containerd import Containerd
@@ -25,28 +26,25 @@ LIMITS = (*CGROUP, "--memory-limit", str(64 * MIB), "--cpus", "0.5")
 PATIENCE = 60.0
 
 
-@pytest.fixture
-def box(containerd: Containerd) -> Iterator[Containerd]:
-    """A containerd with a running container, `BOX`, of 64 MiB and half a CPU."""
-    containerd.run(BOX, "sleep", "1000", options=LIMITS)
-    yield containerd
-    containerd.remove(BOX)
-    await_true(lambda: hostcgroups.of_sandboxes(BOX) == [], "the cgroups are gone")
+def test_freed_memory_goes_back_to_the_host(containerd: Containerd) -> None:
+    containerd.run(EATER, "sleep", "1000")
+    (vmm,) = vmm_pids()
+    low = resident(vmm)
+    eat = "dd if=/dev/zero of=/dev/null bs=300M count=1 2>&1; echo done"
+    done = containerd.exec(EATER, "e1", "sh", "-c", eat)
+    high = resident(vmm)
+    assert b"done" in done.stdout and high > low + 200, (done, low, high)
+    await_true(lambda: resident(vmm) < high - 200, f"of {high} MiB 200 have gone back")
+    containerd.remove(EATER)
 
 
-def test_grow_and_shrink(box: Containerd) -> None:
-    before = meminfo(box)["MemTotal"]
-    box.update(BOX, memory={"limit": 700 * MIB}, cpu={"quota": 150000, "period": 100000})
-    await_true(lambda: meminfo(box)["MemTotal"] > before + 600, "memory has come")
-    assert limits(box) == ["734003200", "150000", "100000"]
-    grown = meminfo(box)
-
-    box.update(BOX, memory={"limit": 32 * MIB})
-    await_true(lambda: meminfo(box)["MemFree"] < grown["MemFree"] - 500, "the balloon has taken memory")
-    assert limits(box) == ["33554432", "150000", "100000"]
-    box.update(BOX, memory={"limit": 600 * MIB})
-    await_true(lambda: meminfo(box)["MemFree"] > grown["MemFree"] - 200, "the balloon has given memory back")
-    assert meminfo(box)["MemTotal"] == grown["MemTotal"], "what was plugged in is there still"
+@pytest.fixture(scope="module")
+def box(daemon: Containerd) -> Iterator[Containerd]:
+    """A containerd with a running container, `BOX`, of 64 MiB and half a CPU, until the last test kills it."""
+    daemon.run(BOX, "sleep", "1000", options=LIMITS)
+    yield daemon
+    daemon.remove(BOX)
+    await_true(lambda: left_behind(daemon) + hostcgroups.of_sandboxes(BOX) == [], "nothing is left")
 
 
 def test_the_host_holds_the_machine(box: Containerd) -> None:
@@ -68,23 +66,26 @@ def test_the_host_holds_the_machine(box: Containerd) -> None:
     assert (ours / "cpu.cfs_quota_us").read_text().strip() == "130000"
 
 
+def test_grow_and_shrink(box: Containerd) -> None:
+    before = meminfo(box)["MemTotal"]
+    box.update(BOX, memory={"limit": 700 * MIB}, cpu={"quota": 150000, "period": 100000})
+    await_true(lambda: meminfo(box)["MemTotal"] > before + 600, "memory has come")
+    assert limits(box) == ["734003200", "150000", "100000"]
+    grown = meminfo(box)
+
+    box.update(BOX, memory={"limit": 32 * MIB})
+    await_true(lambda: meminfo(box)["MemFree"] < grown["MemFree"] - 500, "the balloon has taken memory")
+    assert limits(box) == ["33554432", "150000", "100000"]
+    box.update(BOX, memory={"limit": 600 * MIB})
+    await_true(lambda: meminfo(box)["MemFree"] > grown["MemFree"] - 200, "the balloon has given memory back")
+    assert meminfo(box)["MemTotal"] == grown["MemTotal"], "what was plugged in is there still"
+
+
 def test_nothing_is_left_when_the_shim_is_killed(box: Containerd) -> None:
     (shim,) = box.shims()
     assert hostcgroups.of_sandboxes(BOX) != []
     os.kill(shim, signal.SIGKILL)
     await_true(lambda: hostcgroups.of_sandboxes(BOX) == [], "containerd had it cleared up")
-
-
-def test_freed_memory_goes_back_to_the_host(containerd: Containerd) -> None:
-    containerd.run(EATER, "sleep", "1000")
-    (vmm,) = vmm_pids()
-    low = resident(vmm)
-    eat = "dd if=/dev/zero of=/dev/null bs=300M count=1 2>&1; echo done"
-    done = containerd.exec(EATER, "e1", "sh", "-c", eat)
-    high = resident(vmm)
-    assert b"done" in done.stdout and high > low + 200, (done, low, high)
-    await_true(lambda: resident(vmm) < high - 200, f"of {high} MiB 200 have gone back")
-    containerd.remove(EATER)
 
 
 # Section: what the tests look at

@@ -5,14 +5,18 @@ Packages come from the machine's apt into the usual cache; only what is built go
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from kata.kernel import packages
 from kata.kernel.asset import Manifest
+from kata.kernel.packages import simulate
 from kata.osbuilder import Recipe, build_image, recipe
 from kata.osbuilder.errors import AgentError
 
@@ -30,6 +34,15 @@ print(json.dumps({
     "api": [name for name in sys.modules if name.startswith("google")],
 }))
 """
+
+
+@pytest.fixture(scope="module", autouse=True)
+def asked_once() -> Iterator[None]:
+    """apt is asked the same for each image, and takes seconds to answer."""
+    answers = functools.cache(simulate)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packages, "simulate", lambda wanted, status: answers(tuple(wanted), status))
+        yield
 
 
 @pytest.fixture
