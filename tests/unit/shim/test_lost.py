@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from contextlib import nullcontext
 from pathlib import Path
@@ -226,3 +227,13 @@ def test_what_is_being_created_can_be_seen_and_cleared_away(
         thread.join(60)
     assert pod.idle
     assert not (tmp_path / "sbs" / "lost").exists()
+
+
+def test_the_next_sandbox_clears_up_after_one_that_died_with_its_containerd(pod: Pod, tmp_path: Path) -> None:
+    store = Store(tmp_path / "sbs")
+    os.close(store.create(record("dead", "dead", auto_remove=True)))
+    alive = store.create(record("alive", "alive", auto_remove=True))
+    create(pod, tmp_path, "lost", "sandbox")
+    assert store.ids() == ["alive", "lost"]
+    pod.close()
+    os.close(alive)
