@@ -58,6 +58,16 @@ def assets() -> Path:
 
 
 @pytest.fixture(scope="session")
+def debug_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A guest image with a shell, which several floors boot."""
+    from kata.osbuilder import Recipe, build_image
+
+    folder = tmp_path_factory.mktemp("debug-image")
+    build_image(Recipe(debug=True), folder, lambda _: None)
+    return folder / "kata-containers.img"
+
+
+@pytest.fixture(scope="session")
 def busybox(assets: Path) -> str:
     """The busybox image in the local store: its name."""
     from tests.helpers.cli import kata

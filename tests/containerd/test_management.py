@@ -18,8 +18,6 @@ from pathlib import Path
 import pytest
 
 from kata import paths
-from kata.osbuilder import build_image
-from kata.osbuilder.recipe import Recipe
 from kata.protocol.workers import IDLE_TIMEOUT
 from tests.containerd.conftest import left_behind
 from tests.containerd.test_ctr import expect
@@ -38,11 +36,10 @@ debug_console_enabled = true
 
 
 @pytest.fixture(scope="module")
-def sandbox(daemon: Containerd, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Containerd]:
+def sandbox(daemon: Containerd, debug_image: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Containerd]:
     """A running container, with a shell in its guest."""
     folder = tmp_path_factory.mktemp("debug")
-    build_image(Recipe(debug=True), folder, lambda _: None)
-    (folder / "configuration.toml").write_text(CONFIG.format(image=folder / "kata-containers.img"))
+    (folder / "configuration.toml").write_text(CONFIG.format(image=debug_image))
     options = ("--runtime-config-path", str(folder / "configuration.toml"))
     daemon.run(NAME, "sleep", "100000", options=options)
     yield daemon

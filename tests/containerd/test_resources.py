@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import time
@@ -11,9 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kata.protocol.client import Client
-from kata.protocol.generated.host import task_pb2
-from kata.protocol.transport import dial
+from tests.containerd.conftest import left_behind
 from tests.helpers import hostcgroups
 from tests.helpers.cli import vmm_pids
 from tests.helpers.containerd import Containerd
@@ -29,28 +26,25 @@ LIMITS = (*CGROUP, "--memory-limit", str(64 * MIB), "--cpus", "0.5")
 PATIENCE = 60.0
 
 
-@pytest.fixture
-def box(containerd: Containerd) -> Iterator[Containerd]:
-    """A containerd with a running container, `BOX`, of 64 MiB and half a CPU."""
-    containerd.run(BOX, "sleep", "1000", options=LIMITS)
-    yield containerd
-    containerd.remove(BOX)
-    await_true(lambda: hostcgroups.of_sandboxes(BOX) == [], "the cgroups are gone")
+def test_freed_memory_goes_back_to_the_host(containerd: Containerd) -> None:
+    containerd.run(EATER, "sleep", "1000")
+    (vmm,) = vmm_pids()
+    low = resident(vmm)
+    eat = "dd if=/dev/zero of=/dev/null bs=300M count=1 2>&1; echo done"
+    done = containerd.exec(EATER, "e1", "sh", "-c", eat)
+    high = resident(vmm)
+    assert b"done" in done.stdout and high > low + 200, (done, low, high)
+    await_true(lambda: resident(vmm) < high - 200, f"of {high} MiB 200 have gone back")
+    containerd.remove(EATER)
 
 
-def test_grow_and_shrink(box: Containerd) -> None:
-    before = meminfo(box)["MemTotal"]
-    update(box, BOX, memory={"limit": 700 * MIB}, cpu={"quota": 150000, "period": 100000})
-    await_true(lambda: meminfo(box)["MemTotal"] > before + 600, "memory has come")
-    assert limits(box) == ["734003200", "150000", "100000"]
-    grown = meminfo(box)
-
-    update(box, BOX, memory={"limit": 32 * MIB})
-    await_true(lambda: meminfo(box)["MemFree"] < grown["MemFree"] - 500, "the balloon has taken memory")
-    assert limits(box) == ["33554432", "150000", "100000"]
-    update(box, BOX, memory={"limit": 600 * MIB})
-    await_true(lambda: meminfo(box)["MemFree"] > grown["MemFree"] - 200, "the balloon has given memory back")
-    assert meminfo(box)["MemTotal"] == grown["MemTotal"], "what was plugged in is there still"
+@pytest.fixture(scope="module")
+def box(daemon: Containerd) -> Iterator[Containerd]:
+    """A containerd with a running container, `BOX`, of 64 MiB and half a CPU, until the last test kills it."""
+    daemon.run(BOX, "sleep", "1000", options=LIMITS)
+    yield daemon
+    daemon.remove(BOX)
+    await_true(lambda: left_behind(daemon) + hostcgroups.of_sandboxes(BOX) == [], "nothing is left")
 
 
 def test_the_host_holds_the_machine(box: Containerd) -> None:
@@ -68,8 +62,23 @@ def test_the_host_holds_the_machine(box: Containerd) -> None:
     devices = hostcgroups.of_controller("devices", f"/default/kata_{BOX}")
     assert "a *:* rwm" not in (devices / "devices.list").read_text()
 
-    update(box, BOX, cpu={"quota": 30000, "period": 100000})
+    box.update(BOX, cpu={"quota": 30000, "period": 100000})
     assert (ours / "cpu.cfs_quota_us").read_text().strip() == "130000"
+
+
+def test_grow_and_shrink(box: Containerd) -> None:
+    before = meminfo(box)["MemTotal"]
+    box.update(BOX, memory={"limit": 700 * MIB}, cpu={"quota": 150000, "period": 100000})
+    await_true(lambda: meminfo(box)["MemTotal"] > before + 600, "memory has come")
+    assert limits(box) == ["734003200", "150000", "100000"]
+    grown = meminfo(box)
+
+    box.update(BOX, memory={"limit": 32 * MIB})
+    await_true(lambda: meminfo(box)["MemFree"] < grown["MemFree"] - 500, "the balloon has taken memory")
+    assert limits(box) == ["33554432", "150000", "100000"]
+    box.update(BOX, memory={"limit": 600 * MIB})
+    await_true(lambda: meminfo(box)["MemFree"] > grown["MemFree"] - 200, "the balloon has given memory back")
+    assert meminfo(box)["MemTotal"] == grown["MemTotal"], "what was plugged in is there still"
 
 
 def test_nothing_is_left_when_the_shim_is_killed(box: Containerd) -> None:
@@ -79,29 +88,7 @@ def test_nothing_is_left_when_the_shim_is_killed(box: Containerd) -> None:
     await_true(lambda: hostcgroups.of_sandboxes(BOX) == [], "containerd had it cleared up")
 
 
-def test_freed_memory_goes_back_to_the_host(containerd: Containerd) -> None:
-    containerd.run(EATER, "sleep", "1000")
-    (vmm,) = vmm_pids()
-    low = resident(vmm)
-    eat = "dd if=/dev/zero of=/dev/null bs=300M count=1 2>&1; echo done"
-    done = containerd.exec(EATER, "e1", "sh", "-c", eat)
-    high = resident(vmm)
-    assert b"done" in done.stdout and high > low + 200, (done, low, high)
-    await_true(lambda: resident(vmm) < high - 200, f"of {high} MiB 200 have gone back")
-    containerd.remove(EATER)
-
-
 # Section: what the tests look at
-
-
-def update(daemon: Containerd, name: str, **resources: object) -> None:
-    """Task.Update, as the kubelet's changes reach a shim; `ctr` has no command for it."""
-    address = (daemon.folder / "state/io.containerd.runtime.v2.task/default" / name / "address").read_text()
-    request = task_pb2.UpdateTaskRequest(id=name)
-    request.resources.type_url = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources"
-    request.resources.value = json.dumps(resources).encode()
-    with Client(dial(address, 10.0)) as client:
-        client.call("containerd.task.v2.Task/Update", request, timeout=180.0)
 
 
 def meminfo(daemon: Containerd) -> dict[str, int]:

@@ -13,6 +13,9 @@ import tarfile
 import time
 from pathlib import Path
 
+from kata.protocol.client import Client
+from kata.protocol.generated.host import task_pb2
+from kata.protocol.transport import dial
 from tests.helpers.cli import kata
 
 ROOT = Path(__file__).parents[2]
@@ -158,8 +161,24 @@ class Containerd:
             assert time.monotonic() < deadline, f"{name} still runs"
             time.sleep(0.2)
 
+    def update(self, name: str, **resources: object) -> None:
+        """Task.Update, as the kubelet's changes reach a shim; `ctr` has no command for it."""
+        bundle = self.folder / "state/io.containerd.runtime.v2.task" / self.namespace / name
+        request = task_pb2.UpdateTaskRequest(id=name)
+        request.resources.type_url = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources"
+        request.resources.value = json.dumps(resources).encode()
+        with Client(dial((bundle / "address").read_text(), 10.0)) as client:
+            client.call("containerd.task.v2.Task/Update", request, timeout=180.0)
+
     def shims(self) -> list[int]:
         """The shims that this daemon has started."""
+        return self._processes(b"-namespace")
+
+    def clients(self) -> list[int]:
+        """Every ctr that talks to it now."""
+        return self._processes(b"ctr")
+
+    def _processes(self, word: bytes) -> list[int]:
         found = []
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
@@ -167,7 +186,7 @@ class Containerd:
                     words = (entry / "cmdline").read_bytes().split(b"\0")
                 except OSError:
                     continue
-                if str(self.address).encode() in words and b"-namespace" in words:
+                if str(self.address).encode() in words and word in words:
                     found.append(int(entry.name))
         return sorted(found)
 

@@ -15,8 +15,12 @@ import pytest
 
 from kata.cgroups.group import Group
 from kata.cgroups.hierarchy import Hierarchy, hierarchies
+from kata.cgroups.mark import mark
 from kata.cgroups.path import Placement, placement
 from kata.cgroups.sandbox import clear
+from kata.cgroups.sweep import marked
+from kata.sandbox.reconcile import reconcile
+from kata.sandbox.store import Store
 from tests.helpers import hostcgroups
 
 pytestmark = pytest.mark.root
@@ -168,6 +172,37 @@ def test_many_at_once_share_the_folders_above(name: str) -> None:
         thread.join(60)
     assert warnings == []
     assert hostcgroups.of_sandboxes(name) == []
+
+
+@pytest.mark.parametrize(("record", "inside"), [("gone", False), ("free", False), ("held", False), ("gone", True)])
+def test_what_dead_sandboxes_left_is_swept(name: str, tmp_path: Path, record: str, *, inside: bool) -> None:
+    """containerd, shim and VMM were killed at once: any later command removes what the mark and the lock permit."""
+    store, place, warnings = Store(tmp_path / "state" / "sbs"), place_of(name, together=False), list[str]()
+    owner = os.fspath(store.directory(name))
+    groups = [Group(path, mark(owner, place), hierarchies(), warnings.append) for path in place.paths()]
+    lock = -1
+    if record != "gone":
+        store.directory(name).mkdir(parents=True)
+        lock = store.hold(name)
+    if record == "free":
+        os.close(lock)
+    with subprocess.Popen(["sleep", "1000"]) as child:
+        try:
+            for group in groups:
+                group.create()
+            if inside:
+                groups[-1].within(hierarchies()[0]).add(child.pid)
+            reconcile(Store(tmp_path / "another" / "sbs"))
+            left = hostcgroups.of_sandboxes(name)
+            assert bool(left) is (record == "held" or inside), left
+            assert bool([entry for entry in marked() if entry.place == place]) is bool(left)
+        finally:
+            child.kill()
+            child.wait()
+            if record == "held":
+                os.close(lock)
+            clear(place, owner)
+    assert (hostcgroups.of_sandboxes(name), warnings) == ([], [])
 
 
 def _is_v2(path: str) -> bool:

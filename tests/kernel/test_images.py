@@ -288,7 +288,8 @@ def test_space_that_goes_away_meanwhile(tiny: Path, tmp_path: Path) -> None:
 
 
 BUILD = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell has put in the background
 from pathlib import Path
 from kata.images.store import ImageStore
 store = ImageStore(Path(sys.argv[1]))

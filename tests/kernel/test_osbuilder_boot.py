@@ -45,11 +45,17 @@ def boot(assets: Assets, disk: Path | None, parameters: str) -> str:
 @pytest.mark.parametrize(
     ("disk", "parameters", "words"),
     [
-        (False, "", "the root device /dev/vda did not appear"),
-        (True, "root=/dev/vdz", "the root device /dev/vdz did not appear; present: /sys/block/vda"),
-        (True, "rootfstype=ext4", "/dev/vda cannot be mounted as ext4"),
+        pytest.param(False, "", "the root device /dev/vda did not appear", marks=pytest.mark.soak, id="no disk"),
+        pytest.param(
+            *(True, "root=/dev/vdz", "the root device /dev/vdz did not appear; present: /sys/block/vda"),
+            id="another disk",
+        ),
+        pytest.param(
+            *(True, "rootfstype=ext4", "/dev/vda cannot be mounted as ext4"),
+            marks=pytest.mark.soak,
+            id="another file system",
+        ),
     ],
-    ids=["no disk", "another disk", "another file system"],
 )
 def test_a_root_that_is_not_there_is_said_and_ends_the_vm(
     assets: Assets, tmp_path: Path, disk: bool, parameters: str, words: str

@@ -21,8 +21,6 @@ from kata import paths
 from kata.hypervisor.machine import MachineSpec, SharedDirectory
 from kata.hypervisor.qemu.machine import QemuMachine
 from kata.oci.convert import process_to_proto, resources_to_proto
-from kata.osbuilder import build_image
-from kata.osbuilder.recipe import Recipe
 from kata.protocol.client import Client, connect_agent
 from kata.protocol.connection import Connection
 from kata.protocol.generated import agent_pb2, health_pb2
@@ -195,13 +193,6 @@ def make_spec(folder: Path, shares: tuple[SharedDirectory, ...], image: Path, *p
     )
 
 
-@pytest.fixture(scope="module")
-def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("image")
-    build_image(Recipe(debug=True), folder, lambda _: None)
-    return folder / "kata-containers.img"
-
-
 @contextmanager
 def boot(folder: Path, image: Path, *params: str) -> Iterator[Guest]:
     """A VM whose agent has a sandbox and a share with a root file system and guest hooks."""
@@ -228,9 +219,9 @@ def boot(folder: Path, image: Path, *params: str) -> Iterator[Guest]:
 
 
 @pytest.fixture(scope="module")
-def guest(tmp_path_factory: pytest.TempPathFactory, image: Path) -> Iterator[Guest]:
+def guest(tmp_path_factory: pytest.TempPathFactory, debug_image: Path) -> Iterator[Guest]:
     params = ("maxcpus=1", "agent.log=debug", "agent.mem_agent_enable", "agent.unheard_of=7")
-    with boot(tmp_path_factory.mktemp("live"), image, *params) as made:
+    with boot(tmp_path_factory.mktemp("live"), debug_image, *params) as made:
         made.run(made.request("box", "sleep", "100000"))
         yield made
 
@@ -403,8 +394,8 @@ def test_a_policy_denies_and_allows(guest: Guest) -> None:
     assert guest.exec("box", "echo allowed") == "allowed\n"
 
 
-def test_cgroup_v1_when_it_is_asked_for(tmp_path: Path, image: Path) -> None:
-    with boot(tmp_path, image, "systemd.unified_cgroup_hierarchy=0") as guest:
+def test_cgroup_v1_when_it_is_asked_for(tmp_path: Path, debug_image: Path) -> None:
+    with boot(tmp_path, debug_image, "systemd.unified_cgroup_hierarchy=0") as guest:
         guest.run(guest.request("box", "sleep", "100000", pids={"limit": 50}))
         assert guest.shell.ask("cat /sys/fs/cgroup/pids/box/pids.max").strip() == "50"
         stats = guest.call("StatsContainer", agent_pb2.StatsContainerRequest(container_id="box")).cgroup_stats  # type: ignore[attr-defined]
@@ -445,9 +436,9 @@ def test_a_configuration_file_is_parsed_in_the_guest(tmp_path: Path) -> None:
     assert "the configuration file /etc/os-release cannot be read: Invalid value (at line 2" in said
 
 
-def test_without_a_port_the_debug_console_is_the_serial_one(tmp_path: Path, image: Path) -> None:
+def test_without_a_port_the_debug_console_is_the_serial_one(tmp_path: Path, debug_image: Path) -> None:
     spec = msgspec.structs.replace(
-        make_spec(tmp_path / "vm", (), image, "agent.debug_console"), debug_console=False, agent_log=False
+        make_spec(tmp_path / "vm", (), debug_image, "agent.debug_console"), debug_console=False, agent_log=False
     )
     with QemuMachine(spec) as machine:
         machine.boot()

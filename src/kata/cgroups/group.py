@@ -16,7 +16,7 @@ from kata.cgroups.limits import Rule, Write
 from kata.linux.fds import read_text, write_text
 
 MARK = "trusted.kata"
-"""The attribute: a sandbox's id on its own cgroups, `FOLDER` on what had to be made above them."""
+"""The attribute: a sandbox's own text on its cgroups (see `mark`), `FOLDER` on what had to be made above them."""
 FOLDER = b"folder"
 MAKE_TRIES = 20
 
@@ -24,17 +24,17 @@ Warn = Callable[[str], None]
 
 
 class Group:
-    """A cgroup of the sandbox `owner`."""
+    """A cgroup of the sandbox whose mark is `mark`."""
 
-    def __init__(self, path: str, owner: str, trees: Iterable[Hierarchy], warn: Warn) -> None:
+    def __init__(self, path: str, mark: str, trees: Iterable[Hierarchy], warn: Warn) -> None:
         self.path = path
-        self._owner = owner.encode()
+        self._mark_text = os.fsencode(mark)
         self._trees = list(trees)
         self._warn = warn
 
     def within(self, tree: Hierarchy) -> Group:
         """The same cgroup, in one tree alone."""
-        return Group(self.path, self._owner.decode(), [tree], self._warn)
+        return Group(self.path, os.fsdecode(self._mark_text), [tree], self._warn)
 
     def create(self) -> None:
         """Make it in each tree, with what it needs to take processes."""
@@ -104,7 +104,7 @@ class Group:
             folder = f"{above}/{name}"
             self._enable(tree, above)
             if self._make(folder):
-                self._mark(folder, self._owner if folder == self._folder(tree) else FOLDER)
+                self._mark(folder, self._mark_text if folder == self._folder(tree) else FOLDER)
             if tree.version == 1 and "cpuset" in tree.controllers:
                 _inherit_cpuset(above, folder)
             above = folder
@@ -144,7 +144,7 @@ class Group:
             self._warn(f"a cgroup is left behind: {_say(error, folder)}")
             return
         above = posixpath.dirname(folder)
-        while above != tree.root and _mark_of(above) == FOLDER:
+        while above != tree.root and mark_of(above) == FOLDER:
             try:
                 os.rmdir(above)
             except OSError:
@@ -152,7 +152,7 @@ class Group:
             above = posixpath.dirname(above)
 
     def _is_ours(self, folder: str) -> bool:
-        return _mark_of(folder) == self._owner
+        return mark_of(folder) == self._mark_text
 
     def _folder(self, tree: Hierarchy) -> str:
         return f"{tree.root.rstrip('/')}{self.path}"
@@ -186,7 +186,8 @@ def _inherit_cpuset(above: str, folder: str) -> None:
             write_text(f"{folder}/{name}", read_text(f"{above}/{name}").strip())
 
 
-def _mark_of(folder: str) -> bytes:
+def mark_of(folder: str) -> bytes:
+    """The mark of a cgroup; nothing for one that another made."""
     try:
         return os.getxattr(folder, MARK)
     except OSError:

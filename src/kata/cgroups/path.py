@@ -21,6 +21,10 @@ class Placement(msgspec.Struct, frozen=True):
     sandbox: str
     overhead: str = ""
 
+    def paths(self) -> tuple[str, ...]:
+        """All of them; the overhead last, since it leads to the other."""
+        return (self.sandbox, self.overhead) if self.overhead else (self.sandbox,)
+
 
 def placement(cgroups_path: str, sandbox_id: str, *, together: bool) -> Placement:
     """`together`: shim, VMM and daemons are in the pod's cgroup as the guest's CPUs are (`sandbox_cgroup_only`)."""

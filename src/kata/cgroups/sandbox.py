@@ -8,33 +8,43 @@ Rules: shim behaviour, section 8 (host cgroups); what differs is in docs/resourc
 from __future__ import annotations
 
 import os
+import select
+import time
 from collections.abc import Iterable, Sequence
 
 from kata.cgroups.group import Group, Warn
 from kata.cgroups.hierarchy import Hierarchy, hierarchies, own_paths, path_in
 from kata.cgroups.limits import Limits, Rule, device_rules, majors, writes
+from kata.cgroups.mark import mark
 from kata.cgroups.path import Placement
 from kata.linux.fds import read_text, write_text
 
+EXIT_TIMEOUT = 5.0
+"""Seconds for processes that are ending: until they have, their cgroup cannot be removed, nor they be moved."""
+
 
 class SandboxGroups:
-    """The cgroups of a sandbox that this process runs. `warn` hears what the host does not permit; nothing raises."""
+    """The cgroups of a sandbox that this process runs. `warn` hears what the host does not permit; nothing raises.
 
-    def __init__(self, place: Placement, sandbox_id: str, warn: Warn, trees: Sequence[Hierarchy] | None = None) -> None:
+    `owner` is the folder with the sandbox's record and lock, which says for ever whose cgroups they are.
+    """
+
+    def __init__(self, place: Placement, owner: str, warn: Warn, trees: Sequence[Hierarchy] | None = None) -> None:
         self._trees = hierarchies() if trees is None else list(trees)
         self._together = not place.overhead
-        self._sandbox = Group(place.sandbox, sandbox_id, self._trees, warn)
-        self._overhead = None if self._together else Group(place.overhead, sandbox_id, self._trees, warn)
+        text = mark(owner, place)
+        self._sandbox = Group(place.sandbox, text, self._trees, warn)
+        self._overhead = None if self._together else Group(place.overhead, text, self._trees, warn)
         self._origin: dict[str, str] = {}
         self._set: Limits | None = None
 
     def enter(self, rules: Iterable[Rule] = ()) -> None:
         """Make them and move this process in. `rules`: devices that the containers may use."""
         self._origin = _own_paths()
+        if self._overhead is not None:
+            self._overhead.create()  # first, since its mark is how the others are found
         self._sandbox.create()
         self._sandbox.allow([*device_rules(_vfio_majors()), *rules], nothing_else=True)
-        if self._overhead is not None:
-            self._overhead.create()
         for tree in self._trees:
             self._first(tree).within(tree).add(os.getpid())
 
@@ -76,20 +86,35 @@ class SandboxGroups:
         return self._sandbox if self._overhead is None or tree.version == 2 else self._overhead
 
 
-def clear(place: Placement, sandbox_id: str, trees: Sequence[Hierarchy] | None = None) -> None:
+def clear(place: Placement, owner: str, trees: Sequence[Hierarchy] | None = None) -> None:
     """Remove the cgroups of a sandbox whose processes are gone. What strayed into them is moved out, never killed."""
     found = hierarchies() if trees is None else list(trees)
-    for path in filter(None, (place.sandbox, place.overhead)):
-        group = Group(path, sandbox_id, found, lambda _: None)
+    for path in place.paths():
+        group = Group(path, mark(owner, place), found, lambda _: None)
         _empty(group, found, {})
         group.remove()
 
 
 def _empty(group: Group, trees: Iterable[Hierarchy], origin: dict[str, str]) -> None:
+    """Move out what is in it, and wait for what cannot be moved since it is ending."""
     left = group.strays()
     for tree in trees:
         for pid in left.get(tree.root, ()):
             _move(pid, tree, path_in(tree, origin))
+    deadline = time.monotonic() + EXIT_TIMEOUT
+    for pid in {pid for pids in group.strays().values() for pid in pids if pid != os.getpid()}:
+        _await_exit(pid, deadline)
+
+
+def _await_exit(pid: int, deadline: float) -> None:
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError:
+        return
+    try:
+        select.select([pidfd], [], [], max(0.0, deadline - time.monotonic()))
+    finally:
+        os.close(pidfd)
 
 
 def _move(pid: int, tree: Hierarchy, path: str) -> None:

@@ -24,7 +24,7 @@ from kata.factory import memory
 from kata.factory.errors import FactoryError, NoTemplateError, UnusableError
 from kata.factory.identity import Files, current
 from kata.hypervisor.machine import Saved
-from kata.linux.filelock import lock
+from kata.linux.flock import wait_lock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -227,7 +227,7 @@ class TemplateStore:
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
-                if not lock(fd, max(0.0, deadline - time.monotonic()), shared=shared):
+                if not wait_lock(fd, max(0.0, deadline - time.monotonic()), shared=shared):
                     raise FactoryError(f"the template {name} is being made or removed by another process")
                 if os.fstat(fd).st_nlink:
                     return fd

@@ -1,6 +1,7 @@
 """Locks between processes (and threads) that use one store, with a deadline.
 
-Called by the store, by `snapshots` and by `workspace`.
+Each `locked` block opens the file itself, so threads exclude each other as well. Called by the store, by `snapshots`
+and by `workspace`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from kata.images.errors import StoreBusyError
-from kata.linux.filelock import lock
+from kata.linux.flock import wait_lock
 
 
 @contextmanager
@@ -19,7 +20,7 @@ def locked(path: Path, *, timeout: float, shared: bool = False) -> Iterator[None
     """Hold the lock file `path`; waits at most `timeout` seconds. Raises StoreBusyError."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        if not lock(fd, timeout, shared=shared):
+        if not wait_lock(fd, timeout, shared=shared):
             raise StoreBusyError(
                 f"the image store is in use: {path} stayed locked for {timeout:.0f} s",
                 hint="wait for the other kata command to end; `fuser -v` on that file shows it",

@@ -26,7 +26,7 @@ from kata import paths
 from kata.images import directory, erofs, workspace
 from kata.images.errors import ImageError
 from kata.images.lock import locked
-from kata.linux.filelock import try_lock
+from kata.linux.flock import try_lock
 
 LOCK_TIMEOUT = 60.0
 BUILD_TIMEOUT = 900.0

@@ -18,7 +18,7 @@ from types import FrameType
 from kata.images.errors import ImageError, NoSpaceError
 from kata.images.lock import locked
 from kata.linux import process
-from kata.linux.filelock import try_lock
+from kata.linux.flock import try_lock
 from kata.linux.process import ProcessError
 
 LOCK_TIMEOUT = 60.0

@@ -19,7 +19,6 @@ from pathlib import Path
 import msgspec
 
 from kata.kernel.errors import AssetError
-from kata.linux import filelock
 
 LOCK_TIMEOUT = 900.0
 """Seconds to wait for another builder; a kernel build on two cores takes about 500."""
@@ -100,7 +99,7 @@ def locked(directory: Path, timeout: float = LOCK_TIMEOUT) -> Iterator[None]:
 
 
 def _lock(fd: int, directory: Path, timeout: float) -> None:
-    if filelock.lock(fd, timeout):
+    if flock.wait_lock(fd, timeout):
         return
     raise AssetError(
         f"another build in {directory} did not end within {timeout:.0f} s",

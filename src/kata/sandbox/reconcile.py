@@ -1,7 +1,8 @@
 """Clear up after sandboxes whose process is gone, whatever killed it.
 
-Run at the start of every `kata` command that looks at sandboxes. Only what is known to be ours is touched:
-processes by pid *and* start time, files below the sandbox's own folders.
+Run at the start of every `kata` command that looks at sandboxes, and before every sandbox of a shim. Only what is
+known to be ours is touched: processes by pid *and* start time, files below the sandbox's own folders, cgroups by
+their mark.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import select
 import shutil
 import signal
 import time
+from pathlib import Path
 
 from kata import paths
 from kata.errors import KataError
@@ -23,24 +25,31 @@ from kata.sandbox.store import ProcessRef, Record, Store, process_ref
 from kata.storage.directvolumes import unmark_all
 
 KILL_TIMEOUT = 5.0
+HOLD_PATIENCE = 20.0
+"""Seconds for another process that clears up after the same sandbox, or looks whether it lives."""
 
 
 def reconcile(store: Store) -> list[str]:
-    """Bring every dead sandbox into a true state. Returns the ids of those that needed it."""
+    """Bring every dead sandbox into a true state. Returns the ids of those that needed it.
+
+    Cgroups are swept for all stores of this host: they may be all that is left of a sandbox.
+    """
     store.sweep()
-    return [sandbox_id for sandbox_id in store.ids() if _reconcile_one(store, sandbox_id)]
+    changed = [sandbox_id for sandbox_id in store.ids() if _reconcile_one(store, sandbox_id)]
+    _sweep_cgroups()
+    return changed
 
 
 def remove_leftovers(store: Store, sandbox_id: str) -> None:
     """Remove a sandbox that nobody runs, with every trace. Raises ConflictError when somebody does."""
-    lock = store.hold(sandbox_id)
+    lock = store.hold(sandbox_id, HOLD_PATIENCE if store.holder(sandbox_id) is None else 0.0)
     try:
         with contextlib.suppress(SandboxError):
             record = store.read(sandbox_id)
             for reference in record.processes:
                 kill(reference)
             _clean_network(record)
-            _clear_cgroups(record)
+            _clear_cgroups(store, record)
         remove_vm_directory(sandbox_id)
         store.remove(sandbox_id)
     finally:
@@ -95,7 +104,7 @@ def _bury(store: Store, record: Record) -> None:
     for reference in record.processes:
         kill(reference)
     _clean_network(record)
-    _clear_cgroups(record)
+    _clear_cgroups(store, record)
     remove_vm_directory(record.sandbox.id)
     if record.auto_remove:
         store.remove(record.sandbox.id)
@@ -106,12 +115,26 @@ def _bury(store: Store, record: Record) -> None:
     store.write(record)
 
 
-def _clear_cgroups(record: Record) -> None:
+def _clear_cgroups(store: Store, record: Record) -> None:
     """After the last process: a cgroup with one in it cannot be removed."""
     if record.sandbox.cgroup is not None:
         from kata.cgroups.sandbox import clear
 
-        clear(record.sandbox.cgroup, record.sandbox.id)
+        clear(record.sandbox.cgroup, os.fspath(store.directory(record.sandbox.id)))
+
+
+def _sweep_cgroups() -> None:
+    """Remove the cgroups of sandboxes that are dead and have no record that could be read: by their marks."""
+    from kata.cgroups.sweep import marked, remove_empty
+
+    for entry in marked():
+        folder = Path(entry.owner)
+        if not folder.parent.is_dir():
+            remove_empty(entry)  # its whole state directory is gone
+        elif not Store(folder.parent).alive(folder.name):
+            with Store(folder.parent).unchanged():
+                if not Store(folder.parent).alive(folder.name):
+                    remove_empty(entry)
 
 
 def _clean_network(record: Record) -> None:

@@ -282,7 +282,7 @@ class Sandbox:
         def warn(finding: str) -> None:
             self._log.warn("host cgroups", finding=finding)
 
-        self._groups = SandboxGroups(self.config.cgroup, self.config.id, warn)
+        self._groups = SandboxGroups(self.config.cgroup, os.fspath(paths.sandboxes_dir() / self.config.id), warn)
         self._undo.callback(self._groups.leave)
         self._groups.enter()
 

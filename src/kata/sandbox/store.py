@@ -8,7 +8,6 @@ and `kata.sandbox.reconcile` clears up after it. Process ids are only ever used 
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import os
 import select
@@ -20,6 +19,7 @@ from typing import Literal
 import msgspec
 
 from kata import paths
+from kata.linux.flock import try_lock, wait_lock
 from kata.sandbox.config import ContainerConfig, SandboxConfig
 from kata.sandbox.errors import ConflictError, ExistsError, NotFoundError, SandboxError
 
@@ -77,7 +77,7 @@ class Store:
         The folder appears with its record in it and its lock held, so that nobody ever sees a dead newcomer.
         Raises ConflictError when the name or id is taken.
         """
-        with self._names_locked():
+        with self.unchanged():
             for other in self.records():
                 if record.name in (other.name, other.sandbox.id):
                     raise ExistsError(
@@ -151,25 +151,27 @@ class Store:
     def sweep(self) -> None:
         """Remove what a process left behind that was killed while it made or removed a sandbox's folder."""
         if any(self._hidden()):
-            with self._names_locked():
+            with self.unchanged():
                 self._remove_hidden()
 
-    def hold(self, sandbox_id: str) -> int:
+    def hold(self, sandbox_id: str, patience: float = 0.0) -> int:
         """Take the lock of a sandbox, for life: a file descriptor.
 
-        Raises ConflictError when it is held, NotFoundError when there is no such sandbox (any more).
+        Raises ConflictError when it is held, and still is after `patience` seconds; NotFoundError when there is no
+        such sandbox (any more).
         """
         try:
             fd = os.open(self.directory(sandbox_id) / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except (FileNotFoundError, NotADirectoryError):
             raise NotFoundError(f"there is no sandbox {sandbox_id}", hint="kata ps -a lists them") from None
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+            if not (wait_lock(fd, patience) if patience else try_lock(fd)):
+                raise ConflictError(f"sandbox {sandbox_id[:12]} is in use")
+            if not os.fstat(fd).st_nlink:
+                raise NotFoundError(f"there is no sandbox {sandbox_id}")  # who held it has removed it
+        except BaseException:
             os.close(fd)
-            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                raise
-            raise ConflictError(f"sandbox {sandbox_id[:12]} is in use") from None
+            raise
         return fd
 
     def claim(self, lock: int) -> None:
@@ -221,7 +223,8 @@ class Store:
             shutil.rmtree(folder, ignore_errors=True)
 
     @contextlib.contextmanager
-    def _names_locked(self) -> Iterator[None]:
+    def unchanged(self) -> Iterator[None]:
+        """No sandbox is born during the block."""
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         fd = os.open(self.root / ".names", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 from kata.errors import KataError
 from kata.log import Logger
 from kata.protocol.generated.host import task_pb2
-from kata.sandbox.errors import ConflictError, NotFoundError
+from kata.sandbox.errors import NotFoundError, SandboxError
 from kata.sandbox.reconcile import kill, remove_leftovers
 from kata.sandbox.store import Store
 from kata.shim.address import SOCKET_DIR, answers, socket_path
 from kata.shim.bundle import annotations_of, read_spec
 from kata.shim.events import timestamp
 from kata.shim.hooks import HostHooks
-from kata.shim.kind import Kind, kind_of
+from kata.shim.kind import BUNDLE_PATH, Kind, kind_of
 from kata.shim.rootfs import unmount_rootfs
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def delete(arguments: Arguments) -> bytes:
     bundle = arguments.bundle or os.getcwd()
     kind = _kind(arguments.id, bundle)
     if kind.makes_sandbox:
-        _remove_sandbox(Store(), kind.sandbox_id)
+        _remove_sandbox(Store(), kind.sandbox_id, bundle)
         path = socket_path(arguments.address, arguments.namespace, kind.sandbox_id, SOCKET_DIR)
         if not answers(path):
             _unlink(path)
@@ -61,17 +61,28 @@ def _run_hooks(container_id: str, bundle: str) -> None:
     HostHooks(container_id, bundle, spec, Logger(2, name="containerd-shim-v2", pid=os.getpid())).removed()
 
 
-def _remove_sandbox(store: Store, sandbox_id: str) -> None:
+def _remove_sandbox(store: Store, sandbox_id: str, bundle: str) -> None:
     store.sweep()
+    if not _is_of(store, sandbox_id, bundle):
+        return
+    holder = store.holder(sandbox_id)  # a shim that does not answer any more
+    if holder is not None:
+        kill(holder)
     try:
-        remove_leftovers(store, sandbox_id)
-    except ConflictError:
-        holder = store.holder(sandbox_id)  # a shim that does not answer any more
-        if holder is not None:
-            kill(holder)
         remove_leftovers(store, sandbox_id)
     except NotFoundError:
         pass
+
+
+def _is_of(store: Store, sandbox_id: str, bundle: str) -> bool:
+    """Whether the sandbox of that id was made for this bundle: another namespace may have one of the same id, which
+    is why ours has not come to life. A record that cannot be read is nobody else's."""
+    try:
+        record = store.read(sandbox_id)
+    except SandboxError:
+        return True
+    path = record.container.annotations.get(BUNDLE_PATH, bundle)
+    return record.manager == "containerd" and os.path.realpath(path) == os.path.realpath(bundle)
 
 
 def _unlink(path: str) -> None:

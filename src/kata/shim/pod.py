@@ -18,6 +18,7 @@ from kata.protocol.generated.host import events_pb2
 from kata.sandbox.config import ContainerConfig, PodNetworkConfig
 from kata.sandbox.errors import ConflictError, ExistsError, NotFoundError
 from kata.sandbox.process import ProcessState
+from kata.sandbox.reconcile import reconcile
 from kata.sandbox.sandbox import Sandbox
 from kata.sandbox.store import Record, Store, process_ref
 from kata.shim import health
@@ -29,7 +30,7 @@ from kata.shim.kind import BUNDLE_PATH, CONTAINER_TYPE, SANDBOX, Kind, kind_of
 from kata.shim.owner import Owner
 from kata.shim.portforward import Forwarder, start_forwarder
 from kata.shim.rootfs import guest_rootfs, unmount_rootfs
-from kata.shim.task import SIGKILL, StdioNames, Task
+from kata.shim.task import SIGKILL, Creation, StdioNames, Task
 
 if TYPE_CHECKING:
     from kata.log import Logger
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
 TEARDOWN_TIMEOUT = 30.0
 """Seconds that Delete waits for the virtual machine to be gone."""
 REMOVE_KILL_TIMEOUT = 10.0
+CREATE_TIMEOUT = 120.0
+"""Seconds for which requests wait that concern a task which is being created."""
 
 
 class Pod:
@@ -66,7 +69,7 @@ class Pod:
         self._log = log
         self._store = store or Store()
         self._lock = threading.Lock()
-        self._tasks: dict[str, Task | None] = {}
+        self._tasks: dict[str, Task | Creation] = {}
         self._sandbox: Sandbox | None = None
         self._record: Record | None = None
         self._configured: Configured | None = None
@@ -79,27 +82,43 @@ class Pod:
 
     def create(self, request: task_pb2.CreateTaskRequest) -> Task:
         """Create a task; the first one of a pod starts its sandbox. After a failure nothing of it is left."""
+        creation = Creation(request)
         with self._lock:
             if request.id in self._tasks:
                 raise ExistsError(f"task {request.id} exists already")
-            self._tasks[request.id] = None
+            self._tasks[request.id] = creation
         try:
             task = self._create(request)
+            with self._lock:
+                self._tasks[request.id] = task
         except BaseException:
             with self._lock:
                 del self._tasks[request.id]
             raise
-        with self._lock:
-            self._tasks[request.id] = task
+        finally:
+            creation.ended.set()
         return task
 
     def task(self, container_id: str) -> Task:
-        """The task of that id. Raises NotFoundError."""
-        with self._lock:
-            found = self._tasks.get(container_id)
-        if found is None:
+        """The task of that id, once it is created. Raises NotFoundError."""
+        found = self._find(container_id)
+        if isinstance(found, Creation):
+            found.ended.wait(CREATE_TIMEOUT)
+            found = self._find(container_id)
+        if not isinstance(found, Task):
             raise NotFoundError(f"task {container_id} not found")
         return found
+
+    def state(self, container_id: str, exec_id: str) -> task_pb2.StateResponse:
+        """What a process is and does, at once. Raises NotFoundError."""
+        found = self._find(container_id)
+        if isinstance(found, Creation) and not exec_id:
+            return found.state(self.pid)
+        return self.task(container_id).state(exec_id)
+
+    def _find(self, container_id: str) -> Task | Creation | None:
+        with self._lock:
+            return self._tasks.get(container_id)
 
     def delete(self, container_id: str) -> Process:
         """Remove a task that has ended or never began. Returns once nothing of it is left on this host."""
@@ -145,7 +164,7 @@ class Pod:
     def tasks(self) -> list[Task]:
         """Those that were created and not deleted."""
         with self._lock:
-            return [task for task in self._tasks.values() if task is not None]
+            return [task for task in self._tasks.values() if isinstance(task, Task)]
 
     @property
     def idle(self) -> bool:
@@ -250,6 +269,7 @@ class Pod:
             auto_remove=True,
             created_at=time.time(),
         )
+        self._clear_up()
         self._hold = self._store.create(record)
         self._store.claim(self._hold)
         self._record = record
@@ -271,6 +291,14 @@ class Pod:
         patience = configured.config.agent.health_check_request_timeout_ms / 1000
         threading.Thread(target=self._watch_health, args=(sandbox, patience), name="health", daemon=True).start()
         return sandbox
+
+    def _clear_up(self) -> None:
+        """After sandboxes that died with their containerd, so that nobody else has done it."""
+        try:
+            for sandbox_id in reconcile(self._store):
+                self._log.warn("cleared up after a dead sandbox", id=sandbox_id)
+        except (KataError, OSError) as error:
+            self._log.warn("cannot clear up after a dead sandbox", error=error)
 
     def _manage(self, sandbox: Sandbox, bundle: str) -> None:
         """Open the sandbox's management socket, and say where it is the way upstream does. Containers run without."""

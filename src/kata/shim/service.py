@@ -46,7 +46,7 @@ class TaskService:
 
     def state(self, request: task_pb2.StateRequest, call: Call) -> task_pb2.StateResponse:
         """What a process is and does."""
-        return self._pods.get().task(request.id).state(request.exec_id)
+        return self._pods.get().state(request.id, request.exec_id)
 
     def create(self, request: task_pb2.CreateTaskRequest, call: Call) -> task_pb2.CreateTaskResponse:
         """Create a task, and its sandbox when it is the first."""

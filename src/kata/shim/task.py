@@ -61,6 +61,28 @@ class Entry:
         self.starting = threading.Lock()
 
 
+class Creation:
+    """A task that is being created. Only a containerd that was started meanwhile asks for one; it may want it away."""
+
+    def __init__(self, request: task_pb2.CreateTaskRequest) -> None:
+        self.ended = threading.Event()
+        self._request = request
+
+    def state(self, pid: int) -> task_pb2.StateResponse:
+        """What to say of it until then."""
+        asked = self._request
+        return task_pb2.StateResponse(
+            id=asked.id,
+            bundle=asked.bundle,
+            pid=pid,
+            status=task_pb2.CREATED,
+            stdin=asked.stdin,
+            stdout=asked.stdout,
+            stderr=asked.stderr,
+            terminal=asked.terminal,
+        )
+
+
 class Task:
     """A container under containerd. `told` publishes an event, `ended` is called once its first process is gone."""
 

@@ -22,18 +22,20 @@ def main() -> None:
     os.set_inheritable(order["status_fd"], False)
     sys.path.insert(0, order["packages"])
     try:
-        enter(order["tree"])
+        enter(order["tree"], order["owner"])
         os.execv(order["argv"][0], order["argv"])  # noqa: S606 - this is what the launcher is for
     except OSError as error:
         os.write(order["status_fd"], f"{error}".encode())
         sys.exit(1)
 
 
-def enter(tree: str) -> None:
+def enter(tree: str, owner: int) -> None:
     """Go into a mount namespace where `tree` itself cannot be written to. OSError names the call that failed."""
     from kata.linux import syscalls  # importable only since `main` has extended sys.path
 
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)  # the daemon goes with the share's owner
+    if os.getppid() != owner:
+        raise OSError("the process that wanted the share has ended")  # before it could have taken us along
     syscalls.unshare(syscalls.CLONE_NEWNS)
     syscalls.mount("none", "/", "", syscalls.MS_REC | syscalls.MS_SLAVE)
     # The guest may write into volumes, never beside them. This mount alone: the owner's stays as it is.

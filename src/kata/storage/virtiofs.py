@@ -146,6 +146,7 @@ def start_share(directory: str, *, daemon: Daemon | None = None, python: str = P
         order: dict[str, object] = {
             "packages": str(PACKAGES),
             "tree": tree,
+            "owner": os.getpid(),
             "argv": daemon_argv(program, tree=tree, listener_fd=listener),
         }
         _launch(python, order, (listener,), share)

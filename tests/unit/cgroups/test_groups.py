@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -99,3 +100,14 @@ def test_what_the_host_does_not_permit_is_a_warning(trees: Trees, warnings: list
     nowhere.settle([1], [])
     nowhere.leave()
     assert len(warnings) == 1
+
+
+def test_processes_that_are_ending_are_waited_for(trees: Trees) -> None:
+    """The VMM of a killed shim gives its memory back; until then it can neither be moved nor its cgroup be removed."""
+    host = [trees.tree("cpu", 1, "cpu")]
+    SandboxGroups(APART, "id1", pytest.fail, host).enter()
+    with subprocess.Popen(["sleep", "0.5"]) as ending:
+        (trees.folder / "cpu/kata_overhead/id1/cgroup.procs").write_text(str(ending.pid))
+        clear(APART, "id1", host)
+        assert ending.poll() is not None
+    assert not (trees.folder / "cpu/kata_overhead").exists()

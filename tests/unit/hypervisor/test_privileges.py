@@ -34,7 +34,7 @@ from kata.hypervisor.qemu.privileges import drop_privileges
 )
 def test_words(uid: int | None, low: bool, root: bool, expected: str) -> None:
     words = drop_privileges(uid, uid, accelerator="tcg", bind_low_ports=low, root=root)
-    assert words == expected.split()
+    assert words == [*expected.split(), "/bin/sh", "-c", '[ "$PPID" = "$0" ] && exec "$@"', str(os.getpid())]
 
 
 @pytest.mark.parametrize(("gid", "mode", "groups"), [(109, 0o20660, "109"), (0, 0o20660, None), (109, 0o20600, None)])
@@ -55,3 +55,9 @@ def test_setpriv_understands_it() -> None:
     assert fields["NoNewPrivs"] == "1"
     if os.geteuid() == 0:
         assert {int(value, 16) for name, value in fields.items() if name.startswith("Cap")} == {0}
+
+
+def test_nothing_runs_once_its_owner_is_gone() -> None:
+    argv = drop_privileges(None, None, accelerator="tcg", bind_low_ports=False)
+    orphaned = subprocess.run([*argv[:-1], "1", "echo", "alive"], capture_output=True, check=False)
+    assert (orphaned.returncode, orphaned.stdout) == (1, b"")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from contextlib import nullcontext
 from pathlib import Path
@@ -43,7 +44,12 @@ class Agent:
         assert not self.gone.is_set()
 
     def signal_process(self, container_id: str, exec_id: str, signal: int) -> None:
-        raise GuestError("the connection broke")
+        if self.gone.is_set():
+            raise GuestError("the connection broke")
+        self.gone.set()
+
+    def check(self, timeout: float) -> None:
+        pass
 
     def read_output(self, container_id: str, exec_id: str, *, stderr: bool, size: int) -> bytes:
         return b""
@@ -190,3 +196,44 @@ def test_a_sandbox_that_is_taken_down_in_order_is_not_lost(pod: Pod, publisher: 
     pod.close()
     assert Sandbox.made[0].stops == [True]
     assert not (tmp_path / "sbs" / "lost").exists()
+
+
+def test_what_is_being_created_can_be_seen_and_cleared_away(
+    pod: Pod, publisher: Publisher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A containerd that was killed during Create comes back and finds the shim at it."""
+    booting, booted = threading.Event(), threading.Event()
+
+    def boot(_: Sandbox) -> None:
+        booting.set()
+        assert booted.wait(30)
+
+    monkeypatch.setattr(Sandbox, "start", boot)
+    creating = threading.Thread(target=create, args=(pod, tmp_path, "lost", "sandbox"))
+    creating.start()
+    assert booting.wait(30)
+    state = pod.state("lost", "")
+    assert (state.status, state.bundle) == (task_pb2.CREATED, str(tmp_path / "bundle-lost"))
+
+    def clear() -> None:
+        pod.task("lost").kill("", 9)
+        assert publisher.exits(1) == {"lost": 137}
+        pod.delete("lost")
+
+    clearing = threading.Thread(target=clear)
+    clearing.start()
+    booted.set()
+    for thread in (creating, clearing):
+        thread.join(60)
+    assert pod.idle
+    assert not (tmp_path / "sbs" / "lost").exists()
+
+
+def test_the_next_sandbox_clears_up_after_one_that_died_with_its_containerd(pod: Pod, tmp_path: Path) -> None:
+    store = Store(tmp_path / "sbs")
+    os.close(store.create(record("dead", "dead", auto_remove=True)))
+    alive = store.create(record("alive", "alive", auto_remove=True))
+    create(pod, tmp_path, "lost", "sandbox")
+    assert store.ids() == ["alive", "lost"]
+    pod.close()
+    os.close(alive)

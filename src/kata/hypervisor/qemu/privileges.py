@@ -12,6 +12,8 @@ import os
 from kata.hypervisor.errors import HypervisorError
 
 KVM_DEVICE = "/dev/kvm"
+_UNLESS_ORPHANED = '[ "$PPID" = "$0" ] && exec "$@"'
+"""A constant: what it runs comes as words of its own, never as text of a shell."""
 
 
 def drop_privileges(
@@ -32,7 +34,8 @@ def drop_privileges(
     if uid is not None and gid is not None:
         words += ["--reuid", str(uid), "--regid", str(gid)]
         words += ["--groups", str(_kvm_group())] if accelerator == "kvm" else ["--clear-groups"]
-    return [*words, "--"]
+    # The signal is not sent for an owner that died before it was asked for: such a VMM must not come to life.
+    return [*words, "--", "/bin/sh", "-c", _UNLESS_ORPHANED, str(os.getpid())]
 
 
 def _kvm_group() -> int:
