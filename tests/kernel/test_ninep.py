@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 
 from kata.linux import seccomp
-from kata.storage.errors import DaemonError
+from kata.sandbox import sharing
+from kata.sandbox.config import SandboxMount, SharedFs, Sharing
+from kata.sandbox.updates import SANDBOX_MOUNTS
+from kata.storage.errors import DaemonError, VolumeError
 from kata.storage.ninep import NinePShare, start_ninep
 
 pytestmark = pytest.mark.root
@@ -58,6 +61,23 @@ def ask(share: NinePShare) -> None:
     with peer:
         peer.sendall((6).to_bytes(4, "little") + len(body).to_bytes(4, "little") + body)
         assert peer.recv(8)
+
+
+@pytest.mark.parametrize("way", ["virtio-fs", "virtio-9p"])
+def test_what_the_operator_shows_to_every_guest(way: SharedFs, folder: Path, tmp_path: Path) -> None:
+    for name in ("seen", "written"):
+        (tmp_path / name).mkdir()
+    mounts = (SandboxMount(str(tmp_path / "seen")), SandboxMount(str(tmp_path / "written"), readonly=False))
+    share, exports = sharing.start(Sharing(way=way, mounts=mounts), str(folder))
+    with share:
+        tree = Path(f"/proc/{share.pid}/root{share.tree}/{SANDBOX_MOUNTS}")
+        (tree / "written/file").write_text("x")
+        with pytest.raises(OSError, match="Read-only file system"):
+            (tree / "seen/file").write_text("x")
+        assert (len(exports.virtiofs), len(exports.ninep)) == ((1, 0) if way == "virtio-fs" else (0, 1))
+        assert folder.joinpath("shared", SANDBOX_MOUNTS).is_dir()
+    with pytest.raises(VolumeError):
+        sharing.start(Sharing(way=way, mounts=(SandboxMount("/nonexistent"),)), str(folder))
 
 
 def test_its_death_is_seen_and_its_end_leaves_nothing(folder: Path) -> None:

@@ -104,14 +104,14 @@ class SandboxConfig(msgspec.Struct, frozen=True, kw_only=True):
     """One VM. `memory_mib` is in MiB, `boot_timeout` in seconds; `dns` goes into the guest's resolv.conf.
 
     `share`: the guest sees directories of the host, by `sharing`, which its containers' volumes and shared root file
-    systems need; without it they are copied or plugged in. `kubelet_root`: volumes of Kubernetes are known
-    by their paths, below it alone unless it is empty. `empty_dir_disks`: an emptyDir is a disk of its own. `shared_mounts`: folders of one container that
-    another one sees. `block_rootfs`: a root file system that is a disk is plugged
-    in. `disk_drivers`: how disks are plugged into it, the first that has a place; `root_ports` are places for the
-    driver "blk", and under TCG each is a tenth of a second of boot. `shm_bytes`: the size of a /dev/shm that its
-    containers share, 0 for none. `sizing`: how the machine follows its containers; `cgroup`: its place on the host,
-    None for that of who starts it. `balloon`: memory that the guest does not use goes back to the host.
-    `debug_console`: the host can have a root shell of the guest.
+    systems need; without it they are copied or plugged in. `kubelet_root`: volumes of Kubernetes are known by their
+    paths, below it alone unless it is empty. `empty_dir_disks`: an emptyDir is a disk of its own. `shared_mounts`:
+    folders of one container that another one sees. `block_rootfs`: a root file system that is a disk is plugged in.
+    `disk_drivers`: how disks are plugged into it, the first that has a place; `root_ports` are places for the driver
+    "blk", and under TCG each is a tenth of a second of boot. `shm_bytes`: the size of a /dev/shm that its containers
+    share, 0 for none. `sizing`: how the machine follows its containers; `cgroup`: its place on the host, None for that
+    of who starts it. `balloon`: memory that the guest does not use goes back to the host. `debug_console`: the host can
+    have a root shell of the guest.
     """
 
     id: str

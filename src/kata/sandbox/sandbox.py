@@ -212,7 +212,7 @@ class Sandbox:
     def processes(self) -> dict[str, int]:
         """The host processes that belong to this sandbox by what they are, the VMM (`hypervisor`) first."""
         machine, share = self._machine, self._share
-        found = {"hypervisor": machine.pid if machine else 0, share.daemon if share else "": share.pid if share else 0}
+        found = {"hypervisor": machine.pid if machine else 0, share.metric if share else "": share.pid if share else 0}
         return {name: pid for name, pid in found.items() if pid}
 
     @property

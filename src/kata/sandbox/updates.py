@@ -82,7 +82,7 @@ class MountUpdate(NamedTuple):
 class Facilities(NamedTuple):
     """What a sandbox has for its containers: a share with the host, a /dev/shm of all of them, disks for emptyDirs.
 
-    Volumes of Kubernetes are below `kubelet_root`, anywhere when it is empty; `shared_mounts` are those of all its containers.
+    Volumes of Kubernetes are below `kubelet_root`, anywhere when it is empty; `shared_mounts` are those of all of them.
     """
 
     share: bool

@@ -23,6 +23,7 @@ class NinePShare(Share):
     """A running helper, its socket and its tree. Made by `start_ninep`."""
 
     daemon = "virtfs-proxy-helper"
+    metric = "virtfs_proxy_helper"
 
     def __init__(self, folder: Path, vmm: socket.socket) -> None:
         super().__init__(folder)

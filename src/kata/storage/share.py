@@ -40,6 +40,8 @@ class Share:
 
     daemon: ClassVar[str] = ""
     """What the daemon is called."""
+    metric: ClassVar[str] = ""
+    """The same as part of a metric's name."""
     tag: ClassVar[str] = TAG
     """What the guest mounts."""
 

@@ -16,7 +16,7 @@ SOCKET = "virtiofsd.sock"
 class VirtiofsShare(Share):
     """A running virtiofsd, its socket and its tree. Made by `start_share`."""
 
-    daemon = "virtiofsd"
+    daemon = metric = "virtiofsd"
 
     @property
     def socket_path(self) -> str:
