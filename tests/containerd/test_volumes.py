@@ -157,3 +157,52 @@ def test_a_guest_that_shares_nothing(containerd: Containerd, tmp_path: Path) -> 
     assert list(empty.iterdir()) == []
     images = list((paths.cache_dir() / "snapshots").glob("*.erofs"))
     assert images and all(path.stat().st_mode & 0o777 == 0o600 for path in images)
+
+
+def test_a_guest_that_shares_by_9p(containerd: Containerd, tmp_path: Path) -> None:
+    """Root file system and volumes: files have the owners that the container gives them, what is read-only stays."""
+    config = tmp_path / "configuration.toml"
+    config.write_text('[hypervisor.qemu]\nshared_fs = "virtio-9p"\nmsize_9p = 131072\n')
+    for name in ("data", "fixed"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "there").write_text(f"{name}\n")
+        (tmp_path / name / "there").chmod(0o600)
+    settings = config_map(tmp_path)
+    options = (
+        *("--runtime-config-path", str(config)),
+        *bind(tmp_path / "data", "/data"),
+        *bind(tmp_path / "fixed", "/fixed", "ro"),
+        *bind(settings, "/settings", "ro"),
+    )
+    containerd.run("nine", "sleep", "10000", options=options)
+    try:
+        said = containerd.exec("nine", "e1", "sh", "-c", NINEP_SCRIPT)
+        assert said.stdout.decode().splitlines() == [
+            *("data", "fixed", "9p msize=131072", "9p msize=131072", "1234:5678 640", "0:0 644"),
+            *("read-only", "no device", "fifo", "mapped", "link", "gone"),
+        ], said.stderr
+        update(settings)
+        script = "while [ $(cat /settings/key) != two ]; do sleep 0.1; done; echo followed"
+        assert containerd.exec("nine", "e2", "timeout", "20", "sh", "-c", script).stdout == b"followed\n"
+    finally:
+        containerd.remove("nine")
+    written = (tmp_path / "data/mine").stat()
+    assert (written.st_uid, written.st_gid, written.st_mode & 0o777) == (1234, 5678, 0o640)
+    assert (tmp_path / "data/kept").read_text() == "kept\n"
+
+
+NINEP_SCRIPT = """
+    cat /data/there /fixed/there
+    for place in / /data; do
+        awk -v place=$place '$2 == place { type = $3; options = $4 }
+            END { sub(/.*msize=/, "msize=", options); sub(/,.*/, "", options); print type, options }' /proc/mounts
+    done
+    echo mine > /data/mine; chown 1234:5678 /data/mine; chmod 640 /data/mine; stat -c '%u:%g %a' /data/mine
+    echo kept > /data/kept; stat -c '%u:%g %a' /data/kept
+    (echo x > /fixed/new) 2>/dev/null || echo read-only
+    mknod /data/device c 1 3 2>/dev/null || echo no device
+    mkfifo /root/fifo && [ -p /root/fifo ] && echo fifo
+    cp /bin/busybox /root/echo && /root/echo mapped
+    ln -s there /data/link && [ "$(cat /data/link)" = data ] && rm /data/link && echo link
+    exec 3>/root/open && rm /root/open && echo x >&3 && [ ! -e /root/open ] && echo gone
+"""

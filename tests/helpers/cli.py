@@ -50,8 +50,8 @@ def vmm_pids() -> list[int]:
 
 
 def daemon_pids() -> list[int]:
-    """Every virtiofsd that serves a sandbox of ours."""
-    return sorted(pid for pid, line in _command_lines() if "virtiofsd" in line and _is_ours(line))
+    """Every virtiofsd, and helper for 9p, that serves a sandbox of ours."""
+    return sorted(pid for pid, line in _command_lines() if _is_daemon(line))
 
 
 def leftovers() -> list[str]:
@@ -69,7 +69,11 @@ def _is_ours(line: str) -> bool:
     """Whether it serves a sandbox of this checkout: QEMU is told of our kernel, virtiofsd of the sandbox's folder."""
     if "qemu-system" in line:
         return "sandbox-" in line and os.fspath(paths.assets_dir()) in line
-    return "virtiofsd" in line and os.fspath(paths.vm_dir()) in line
+    return _is_daemon(line)
+
+
+def _is_daemon(line: str) -> bool:
+    return os.fspath(paths.vm_dir()) in line and ("virtiofsd" in line or "virtfs-proxy-helper" in line)
 
 
 def _command_lines() -> list[tuple[int, str]]:

@@ -66,6 +66,13 @@ def test_a_root_that_is_not_there_is_said_and_ends_the_vm(
     assert f"kata-initrd: {words}" in console, console
 
 
+def test_the_image_may_be_ext4(assets: Assets, tmp_path: Path) -> None:
+    """One without anything in it, so that it is mounted and then found wanting."""
+    (image := tmp_path / "image").touch()
+    subprocess.run(["mkfs.ext4", "-q", str(image), "8M"], check=True)
+    assert "kata-initrd: the image has no /run" in boot(assets, image, "rootfstype=ext4")
+
+
 def test_a_damaged_image_is_said_and_ends_the_vm(assets: Assets, tmp_path: Path) -> None:
     image = tmp_path / "image"
     image.write_bytes(bytes(1 << 20))

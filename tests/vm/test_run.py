@@ -133,14 +133,16 @@ def test_what_the_command_line_asks_for_is_what_the_container_gets() -> None:
     assert 400_000 < total <= 524_288
 
 
-def test_volumes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", ["virtio-fs", "virtio-9p"])
+def test_volumes(way: str, tmp_path: Path) -> None:
     (tmp_path / "rw").mkdir()
     (tmp_path / "ro").mkdir()
     (tmp_path / "ro" / "file").write_text("from the host")
     (tmp_path / "single").write_text("one file")
     script = "cat /ro/file /single; echo x >/ro/file; echo from the guest >/rw/file"
     done = kata(
-        *("run", "--rm", "-v", f"{tmp_path}/rw:/rw", "-v", f"{tmp_path}/ro:/ro:ro", "-v", f"{tmp_path}/single:/single"),
+        *("run", "--rm", "--shared-fs", way),
+        *("-v", f"{tmp_path}/rw:/rw", "-v", f"{tmp_path}/ro:/ro:ro", "-v", f"{tmp_path}/single:/single"),
         *("busybox", "sh", "-c", script),
     )
     assert done.stdout == b"from the hostone file"

@@ -1,7 +1,8 @@
 """CopyFile: files that the host sends in pieces when it shares no file system with the guest.
 
 Confined below `ROOT`, whatever links containers have planted there (CVE-2026-41326): resolved by openat2,
-written to a temporary name, renamed when complete. Called by `service` only.
+written to a temporary name, renamed when complete. Called by `service` only. The protocol has no way to take a file
+back; a whiteout (a character device without content, as overlayfs has them) is ours.
 """
 
 from __future__ import annotations
@@ -63,6 +64,8 @@ def _write(parent: int, name: str, piece: Piece) -> None:
         _make_link(parent, name, piece)
     elif kind == stat.S_IFREG:
         _write_regular(parent, name, piece)
+    elif piece.mode == stat.S_IFCHR and not piece.size:
+        _remove(parent, name)
     else:
         raise BadRequest(f"CopyFile makes files, directories and links, not type {kind:o}")
 
@@ -120,6 +123,16 @@ def _write_regular(parent: int, name: str, piece: Piece) -> None:
 
 def _put(parent: int, temporary: str, name: str) -> None:
     os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
+
+
+def _remove(parent: int, name: str) -> None:
+    """A file, a link, or a directory that is empty."""
+    try:
+        os.unlink(name, dir_fd=parent)
+    except FileNotFoundError:
+        pass
+    except IsADirectoryError:
+        os.rmdir(name, dir_fd=parent)
 
 
 def _unlink(parent: int, name: str) -> None:

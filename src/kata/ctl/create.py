@@ -23,7 +23,7 @@ from kata.ctl.errors import UsageError
 from kata.ctl.values import Volume
 from kata.hypervisor.machine import Accelerator, Disk, MachineType, PublishedPort
 from kata.sandbox import spec
-from kata.sandbox.config import ContainerConfig, DiskRootfs, GuestAssets, SandboxConfig
+from kata.sandbox.config import ContainerConfig, DiskRootfs, GuestAssets, SandboxConfig, SharedFs, Sharing
 from kata.sandbox.reconcile import reconcile
 from kata.sandbox.store import Record, Store
 
@@ -46,6 +46,7 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
     workdir: str
     user: str
     volumes: tuple[Volume, ...]
+    shared_fs: SharedFs
     cpus: float
     memory_mib: int
     hostname: str
@@ -80,6 +81,7 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
             workdir=args.workdir or "",
             user=args.user or "",
             volumes=tuple(values.volume(text) for text in args.volume),
+            shared_fs=args.shared_fs,
             cpus=values.cpus(args.cpus),
             memory_mib=values.memory_mib(args.memory),
             hostname=values.hostname(args.hostname) if args.hostname else "",
@@ -135,6 +137,7 @@ def describe(options: RunOptions, rootfs: Rootfs, assets: GuestAssets, image_nam
         ports=options.ports,
         disks=(disk,),
         share=bool(options.volumes),
+        sharing=Sharing(way=options.shared_fs),
         boot_timeout=options.boot_timeout,
         template=options.template,
     )

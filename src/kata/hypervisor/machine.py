@@ -13,6 +13,7 @@ import msgspec
 
 Accelerator = Literal["auto", "kvm", "tcg"]
 MachineType = Literal["q35", "microvm"]
+ImageType = Literal["erofs", "ext4", "xfs"]
 Stream = Literal["debug", "log"]
 """What a guest has for its host beside the agent's API: a shell, and the agent's log."""
 Transport = Literal["auto", "vsock", "serial"]
@@ -88,11 +89,16 @@ class SharedDirectory(msgspec.Struct, frozen=True):
 
 
 class NinePDirectory(msgspec.Struct, frozen=True):
-    """A 9p export of `path`, which the VMM serves by itself with the rights of its own user: the guest mounts `tag`."""
+    """A 9p export: the guest mounts `tag`.
+
+    The VMM serves `path` by itself, with the rights of its own user; or it has a helper at the other end of the socket
+    `proxy_fd`, with the rights of that. The VMM gets a copy of the descriptor.
+    """
 
     tag: str
-    path: str
+    path: str = ""
     readonly: bool = True
+    proxy_fd: int = -1
 
 
 class Saved(msgspec.Struct, frozen=True):
@@ -110,7 +116,7 @@ class Saved(msgspec.Struct, frozen=True):
 class MachineSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Everything a driver needs to boot one VM.
 
-    `image` is the guest's root filesystem (erofs, first disk), or None when `initrd` holds all of it.
+    `image` is the guest's root filesystem (first disk, of `image_type`), or None when `initrd` holds all of it.
     `memory_mib` is in MiB. `debug_console` gives the host a shell of the guest, `agent_log` the agent's log as JSON
     lines: each has a way of its own beside the agent's, see `Machine.stream_address`. `directory` is the VM's own
     folder (0700, owned by the caller): sockets, console log and pid file go there. `uid` and `gid` are what the
@@ -122,6 +128,7 @@ class MachineSpec(msgspec.Struct, frozen=True, kw_only=True):
     kernel: str
     initrd: str | None
     image: str | None
+    image_type: ImageType = "erofs"
     kernel_params: tuple[str, ...] = ()
     vcpus: int = 1
     memory_mib: int = 256

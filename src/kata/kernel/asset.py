@@ -19,6 +19,7 @@ from pathlib import Path
 import msgspec
 
 from kata.kernel.errors import AssetError
+from kata.linux import flock
 
 LOCK_TIMEOUT = 900.0
 """Seconds to wait for another builder; a kernel build on two cores takes about 500."""

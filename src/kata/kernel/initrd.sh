@@ -51,6 +51,12 @@ for device in /sys/bus/virtio/devices/*/device; do
     done </modules/virtio.map
 done
 
+# The root's file system, where it is not the usual one: "<name>: <modules>" a line.
+while read -r known modules; do
+    [ "$known" = "$rootfstype:" ] || continue
+    for module in $modules; do load /modules "$module"; done
+done </modules/modules.needs
+
 tries=50
 while [ ! -b "$root" ]; do
     tries=$((tries - 1))

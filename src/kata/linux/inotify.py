@@ -30,9 +30,16 @@ class Inotify:
         """Readable when something changed."""
         return self._fd
 
-    def watch(self, path: str, mask: int = EVERYTHING) -> None:
-        """Watch a file or folder. Raises OSError."""
-        syscalls.inotify_add_watch(self._fd, path, mask)
+    def watch(self, path: str, mask: int = EVERYTHING) -> int:
+        """Watch a file or folder; the watch's number, the same for the same one. Raises OSError."""
+        return syscalls.inotify_add_watch(self._fd, path, mask)
+
+    def unwatch(self, number: int) -> None:
+        """Not any more; one that ended with its file is fine."""
+        try:
+            syscalls.inotify_rm_watch(self._fd, number)
+        except OSError:
+            pass
 
     def drain(self) -> None:
         """Forget what has happened so far."""

@@ -23,7 +23,9 @@ PASSED_ON = ("TERM", "SOURCE_DATE_EPOCH", "http_proxy", "https_proxy", "no_proxy
 APT_PACKAGES = {
     "crun": "crun",
     "cpio": "cpio",
+    "debugfs": "e2fsprogs",
     "mkfs.erofs": "erofs-utils",
+    "mkfs.ext4": "e2fsprogs",
     "qemu-system-x86_64": "qemu-system-x86",
     "setpriv": "util-linux",
     "skopeo": "skopeo",

@@ -32,8 +32,9 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
-    from kata.oci.spec import LinuxResources, Process, Spec
+    from kata.oci.spec import LinuxResources, Process
     from kata.protocol.generated import csi_pb2
+    from kata.sandbox.containerplan import ContainerPlan
 
 AGENT = "grpc.AgentService"
 HEALTH = "grpc.Health"
@@ -98,25 +99,18 @@ class AgentClient:
         request = agent_pb2.SetGuestDateTimeRequest(Sec=seconds, Usec=int((now - seconds) * 1_000_000))
         self._call("SetGuestDateTime", request)
 
-    def create_container(
-        self,
-        container_id: str,
-        spec: Spec,
-        storages: Sequence[agent_pb2.Storage],
-        devices: Sequence[agent_pb2.Device] = (),
-        *,
-        sandbox_pids: bool = False,
-    ) -> None:
-        """Create the container; its process waits for `start_container`."""
+    def create_container(self, container_id: str, plan: ContainerPlan) -> None:
+        """Create the container as planned; its process waits for `start_container`."""
         request = agent_pb2.CreateContainerRequest(
             container_id=container_id,
             exec_id=container_id,
-            storages=storages,
-            devices=devices,
-            sandbox_pidns=sandbox_pids,
-            OCI=convert.spec_to_proto(spec),
+            storages=plan.storages,
+            devices=plan.devices,
+            sandbox_pidns=plan.sandbox_pids,
+            shared_mounts=plan.shared_mounts,
+            OCI=convert.spec_to_proto(plan.spec),
         )
-        self._run_command("CreateContainer", request, spec.get("process", {}))
+        self._run_command("CreateContainer", request, plan.spec.get("process", {}))
 
     def start_container(self, container_id: str) -> None:
         """Let the container's process run."""

@@ -1,6 +1,6 @@
-"""Mounts that are disks: direct-assigned volumes, and bind mounts of a block device's node.
+"""Mounts that are disks: direct-assigned volumes, bind mounts of a block device's node, emptyDirs of their own.
 
-Two of the handlers of `volumes`, with the same rules: look at the host, return values, do nothing.
+Three of the handlers of `volumes`, with the same rules: look at the host, return values, do nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from kata.protocol.generated import agent_pb2, types_pb2
 from kata.sandbox.devices import is_readonly
-from kata.sandbox.disks import plug_of
+from kata.sandbox.disks import empty_dir_plug, plug_of
 from kata.sandbox.errors import ConfigError
 from kata.sandbox.updates import PLUGGED, STORAGE, MountUpdate
 
@@ -87,6 +87,18 @@ def node(container_id: str, position: int, mount: Mount, has: Facilities) -> lis
     place = f"{STORAGE}/{plug.serial}"
     storage = agent_pb2.Storage(driver=PLUGGED, source=plug.serial, fstype="bind", options=["bind"], mount_point=place)
     return [MountUpdate(position, {**mount, "source": place}, storage=storage, plug=plug, device=device)]
+
+
+def empty_dir(container_id: str, position: int, mount: Mount, has: Facilities) -> list[MountUpdate]:
+    """An emptyDir that is a disk, of all containers of the pod. Raises ConfigError.
+
+    Its file is sparse and reads as zeros, so the guest need not write any; what it frees the host gets back.
+    """
+    plug = empty_dir_plug(os.path.normpath(mount["source"]))
+    place = f"{STORAGE}/{plug.serial}"
+    options = ["noinit_itable", "discard"]
+    storage = agent_pb2.Storage(driver=PLUGGED, source=plug.serial, fstype="ext4", options=options, mount_point=place)
+    return [MountUpdate(position, {**mount, "source": place}, storage=storage, plug=plug)]
 
 
 def _storage(volume: DirectVolume, place: str, *, readonly: bool) -> agent_pb2.Storage:

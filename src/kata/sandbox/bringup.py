@@ -26,10 +26,11 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from kata.hypervisor.identity import Identity
-    from kata.hypervisor.machine import Machine, SharedDirectory, TapNic
+    from kata.hypervisor.machine import Machine, TapNic
     from kata.log import Logger
     from kata.sandbox.agent_client import AgentClient
     from kata.sandbox.config import SandboxConfig
+    from kata.sandbox.sharing import Exports
 
 RESTORE_TIMEOUT = 30.0
 """Seconds in which a restored guest answers, if it ever does; it takes a tenth of one."""
@@ -51,7 +52,7 @@ class Calls(NamedTuple):
     phase, `observe` the calls to the agent (see `AgentClient.connect`).
     """
 
-    share: Callable[[], tuple[SharedDirectory, ...]]
+    share: Callable[[], Exports]
     started: Callable[[Machine], None]
     failure: Callable[[], str]
     timed: Callable[[str], AbstractContextManager[object]]
@@ -81,6 +82,9 @@ class Bringup:
         """The machine as one that goes on from a template; `spec` itself when it has to boot. Raises FactoryError."""
         config = self._config
         if not config.template:
+            return spec
+        if config.share and config.sharing.way != "virtio-fs":
+            self._log.info("no template: it has a 9p share")
             return spec
         from kata.factory.start import restorable
         from kata.sandbox.rehearsal import rehearse
@@ -117,7 +121,9 @@ class Bringup:
 
         with ExitStack() as undo:
             with self._calls.timed("share"):
-                machine = registry.create("qemu", replace(spec, shares=self._calls.share()))
+                exports = self._calls.share()
+            machine = registry.create("qemu", replace(spec, shares=exports.virtiofs, ninep=exports.ninep))
+
             disks = Disks(self._config.id, machine, self._config.disk_drivers)
             undo.callback(disks.close)
             undo.callback(machine.close)
@@ -157,6 +163,7 @@ def machine_spec(
         kernel=config.assets.kernel,
         initrd=config.assets.initrd,
         image=config.assets.image,
+        image_type=config.assets.image_type,
         kernel_params=config.kernel_params,
         vcpus=config.vcpus,
         memory_mib=config.memory_mib,

@@ -10,7 +10,16 @@ from typing import Literal
 import msgspec
 
 from kata.cgroups.path import Placement
-from kata.hypervisor.machine import Accelerator, Disk, DiskDriver, MachineType, PublishedPort, Transport
+from kata.hypervisor.machine import (
+    Accelerator,
+    Disk,
+    DiskDriver,
+    ImageType,
+    MachineType,
+    PublishedPort,
+    Transport,
+)
+from kata.storage.daemon import Cache
 
 DEFAULT_MEMORY_MIB = 256
 MINIMUM_MEMORY_MIB = 96
@@ -19,6 +28,10 @@ MINIMUM_MEMORY_MIB = 96
 DEFAULT_BOOT_TIMEOUT = 90.0
 """Seconds until a guest's agent must answer. A cold boot takes 3 to 5 s here; a loaded machine much more."""
 
+SharedFs = Literal["virtio-fs", "virtio-9p"]
+DEFAULT_MSIZE = 512_000
+"""The most that Linux's virtio transport for 9p sends at once (net/9p/trans_virtio.c: 125 pages)."""
+
 
 class GuestAssets(msgspec.Struct, frozen=True):
     """The files a VM boots from. `image` is None when `initrd` holds the whole guest."""
@@ -26,6 +39,38 @@ class GuestAssets(msgspec.Struct, frozen=True):
     kernel: str
     initrd: str | None
     image: str | None
+    image_type: ImageType = "erofs"
+
+
+class SandboxMount(msgspec.Struct, frozen=True):
+    """A path of the host that the guest itself sees, by its last part (`updates.SANDBOX_MOUNTS`)."""
+
+    path: str
+    readonly: bool = True
+
+
+class SharedMount(msgspec.Struct, frozen=True):
+    """A folder `src_path` of the container `src_ctr` that the container `dst_ctr` sees at `dst_path`."""
+
+    name: str
+    src_ctr: str
+    src_path: str
+    dst_ctr: str
+    dst_path: str
+
+
+class Sharing(msgspec.Struct, frozen=True, kw_only=True):
+    """How the guest sees directories of the host.
+
+    virtio-fs: `daemon` is its program, empty for the one that this host has, `cache` what the guest keeps. 9p: `msize`
+    is the most bytes of one message. `mounts` are there from the start.
+    """
+
+    way: SharedFs = "virtio-fs"
+    daemon: str = ""
+    cache: Cache = "auto"
+    msize: int = DEFAULT_MSIZE
+    mounts: tuple[SandboxMount, ...] = ()
 
 
 class PodNetworkConfig(msgspec.Struct, frozen=True):
@@ -58,13 +103,15 @@ class Sizing(msgspec.Struct, frozen=True, kw_only=True):
 class SandboxConfig(msgspec.Struct, frozen=True, kw_only=True):
     """One VM. `memory_mib` is in MiB, `boot_timeout` in seconds; `dns` goes into the guest's resolv.conf.
 
-    `share`: the guest sees directories of the host (virtio-fs), which its containers' volumes and shared root file
-    systems need; without it they are copied or plugged in. `block_rootfs`: a root file system that is a disk is plugged
-    in. `disk_drivers`: how disks are plugged into it, the first that has a place; `root_ports` are places for the
-    driver "blk", and under TCG each is a tenth of a second of boot. `shm_bytes`: the size of a /dev/shm that its
-    containers share, 0 for none. `sizing`: how the machine follows its containers; `cgroup`: its place on the host,
-    None for that of who starts it. `balloon`: memory that the guest does not use goes back to the host.
-    `debug_console`: the host can have a root shell of the guest.
+    `share`: the guest sees directories of the host, by `sharing`, which its containers' volumes and shared root file
+    systems need; without it they are copied or plugged in. `kubelet_root`: volumes of Kubernetes are known by their
+    paths, below it alone unless it is empty. `empty_dir_disks`: an emptyDir is a disk of its own. `shared_mounts`:
+    folders of one container that another one sees. `block_rootfs`: a root file system that is a disk is plugged in.
+    `disk_drivers`: how disks are plugged into it, the first that has a place; `root_ports` are places for the driver
+    "blk", and under TCG each is a tenth of a second of boot. `shm_bytes`: the size of a /dev/shm that its containers
+    share, 0 for none. `sizing`: how the machine follows its containers; `cgroup`: its place on the host, None for that
+    of who starts it. `balloon`: memory that the guest does not use goes back to the host. `debug_console`: the host can
+    have a root shell of the guest.
     """
 
     id: str
@@ -80,6 +127,10 @@ class SandboxConfig(msgspec.Struct, frozen=True, kw_only=True):
     dns: tuple[str, ...] = ()
     disks: tuple[Disk, ...] = ()
     share: bool = False
+    sharing: Sharing = Sharing()
+    kubelet_root: str = ""
+    empty_dir_disks: bool = False
+    shared_mounts: tuple[SharedMount, ...] = ()
     block_rootfs: bool = False
     disk_drivers: tuple[DiskDriver, ...] = ("blk",)
     root_ports: int = 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, cast
 
+from kata.protocol.generated import agent_pb2
 from kata.sandbox import guest
 from kata.sandbox.config import PluggedRootfs, SharedRootfs
 from kata.sandbox.devices import DevicePlan, plan_devices
@@ -20,8 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from kata.oci.spec import Spec
-    from kata.protocol.generated import agent_pb2
-    from kata.sandbox.config import ContainerConfig
+    from kata.sandbox.config import ContainerConfig, SandboxConfig, SharedMount
+
+NAMES = ("io.kubernetes.cri.container-name", "io.kubernetes.cri-o.ContainerName", "io.kubernetes.container.name")
+"""Annotations with the name that a pod's specification gives a container."""
 
 
 class ContainerPlan(NamedTuple):
@@ -32,12 +35,13 @@ class ContainerPlan(NamedTuple):
 
     spec: Spec
     storages: list[agent_pb2.Storage]
-    devices: list[agent_pb2.Device]
-    shares: list[Share]
-    plugs: list[Plug]
-    copies: list[Copy]
-    sandbox_pids: bool
-    warnings: list[str]
+    devices: list[agent_pb2.Device] = []
+    shares: list[Share] = []
+    plugs: list[Plug] = []
+    copies: list[Copy] = []
+    sandbox_pids: bool = False
+    shared_mounts: list[agent_pb2.SharedMount] = []
+    warnings: list[str] = []
 
     def with_addresses(self, address: Callable[[str], tuple[str, str]]) -> ContainerPlan:
         """The same once every disk is plugged in; `address` finds a disk of the machine by its serial."""
@@ -68,7 +72,35 @@ def plan_container(config: ContainerConfig, has: Facilities) -> ContainerPlan:
         plugs=root_plugs + _merged(plugs + [device.plug for device in devices]),
         copies=[update.copy for update in updates if update.copy],
         sandbox_pids=wants_sandbox_pids(spec),
+        shared_mounts=[_message(entry) for entry in has.shared_mounts if entry.dst_ctr in _names(config)],
         warnings=[update.warning for update in updates if update.warning],
+    )
+
+
+def facilities(config: SandboxConfig) -> Facilities:
+    """What a sandbox has for its containers."""
+    return Facilities(
+        share=config.share,
+        shm=config.shm_bytes > 0,
+        empty_dir_disks=config.empty_dir_disks,
+        kubelet_root=config.kubelet_root,
+        shared_mounts=config.shared_mounts,
+    )
+
+
+def _names(config: ContainerConfig) -> set[str]:
+    """What a container may be called: its id, or its name in the pod."""
+    annotations = {**cast("Spec", config.spec).get("annotations", {}), **config.annotations}
+    return {config.id, *(annotations[key] for key in NAMES if key in annotations)}
+
+
+def _message(entry: SharedMount) -> agent_pb2.SharedMount:
+    return agent_pb2.SharedMount(
+        name=entry.name,
+        src_ctr=entry.src_ctr,
+        src_path=entry.src_path,
+        dst_ctr=entry.dst_ctr,
+        dst_path=entry.dst_path,
     )
 
 

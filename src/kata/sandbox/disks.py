@@ -14,10 +14,12 @@ import threading
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Protocol
 
+from kata import paths
 from kata.hypervisor.errors import NoPlaceError
 from kata.hypervisor.machine import Disk, DiskAddress, DiskDriver
 from kata.sandbox.errors import ConfigError, ConflictError, NotFoundError
 from kata.sandbox.updates import Plug
+from kata.storage import emptydirs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,8 +70,18 @@ def plug_of(path: str, *, readonly: bool, volume: str = "") -> Plug:
         identity = f"file {info.st_dev}:{info.st_ino}"
     else:
         raise ConfigError(f"the disk {path} is neither a block device nor a regular file")
-    serial = hashlib.sha256(identity.encode()).hexdigest()[:SERIAL_LENGTH]
-    return Plug(serial, os.path.realpath(path), readonly, volume)
+    return Plug(_serial(identity), os.path.realpath(path), readonly, volume)
+
+
+def empty_dir_plug(folder: str) -> Plug:
+    """The disk of an emptyDir, which need not be there yet. Raises ConfigError."""
+    try:
+        info = os.stat(folder)
+    except OSError as error:
+        raise ConfigError(f"the emptyDir {folder} cannot be used: {error.strerror}") from error
+    return Plug(
+        _serial(f"emptydir {info.st_dev}:{info.st_ino}"), emptydirs.image_path(folder), readonly=False, empty_dir=folder
+    )
 
 
 class Disks:
@@ -77,11 +89,13 @@ class Disks:
 
     def __init__(self, sandbox_id: str, machine: Plugger, drivers: Sequence[DiskDriver]) -> None:
         self._sandbox_id = sandbox_id
+        self._directory = paths.vm_dir() / sandbox_id
         self._machine = machine
         self._drivers = drivers
         self._lock = threading.Lock()
         self._entries: dict[str, _Entry] = {}
         self._closed = False
+        self._made_images = False
 
     def acquire(self, plug: Plug) -> None:
         """Have the disk in the guest, once more. Raises ConflictError, VolumeError, HypervisorError."""
@@ -147,10 +161,15 @@ class Disks:
             entries, self._entries = list(self._entries.values()), {}
         for entry in entries:
             entry.undo.close()
+        if self._made_images:
+            emptydirs.remove_images(self._directory)
 
     def _plug(self, entry: _Entry) -> None:
         try:
             with ExitStack() as undo:
+                if entry.plug.empty_dir:
+                    self._made_images = True
+                    emptydirs.make_image(self._directory, entry.plug.empty_dir)
                 self._mark(entry.plug, undo)
                 self._add(entry.plug)
                 undo.callback(self._remove, entry.plug.serial)
@@ -189,6 +208,10 @@ class Disks:
 
 def _disk(plug: Plug, driver: DiskDriver) -> Disk:
     return Disk(plug.path, plug.serial, readonly=plug.readonly, driver=driver, bounded=plug.bounded)
+
+
+def _serial(identity: str) -> str:
+    return hashlib.sha256(identity.encode()).hexdigest()[:SERIAL_LENGTH]
 
 
 def _require_compatible(there: Plug, wanted: Plug) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from kata.hypervisor.machine import UserNetwork
 from kata.protocol.generated import agent_pb2, types_pb2
 from kata.protocol.generated.agent_pb2 import Storage
+from kata.sandbox import sharing
 from kata.sandbox.config import DiskRootfs, SharedRootfs
 from kata.sandbox.updates import PLUGGED, SANDBOX_SHM, SHARE_MOUNT
 
@@ -102,9 +103,7 @@ def resolv_conf() -> Mount:
 def _storages(config: SandboxConfig) -> list[Storage]:
     storages = []
     if config.share:
-        share = Storage(driver="virtio-fs", source="kataShared", fstype="virtiofs", mount_point=SHARE_MOUNT)
-        share.options.append("nodev")
-        storages.append(share)
+        storages.append(sharing.storage(config.sharing))
     if config.shm_bytes:
         shm = Storage(driver="ephemeral", source="shm", fstype="tmpfs", mount_point=SANDBOX_SHM)
         shm.options.extend(["noexec", "nosuid", "nodev", "mode=1777", f"size={config.shm_bytes}"])

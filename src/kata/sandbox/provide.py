@@ -5,7 +5,7 @@ Called by `sandbox.create_container`. Each step pushes its undoing on the caller
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from kata.sandbox.errors import ConflictError
 
@@ -14,24 +14,29 @@ if TYPE_CHECKING:
 
     from kata.sandbox.agent_client import AgentClient
     from kata.sandbox.containerplan import ContainerPlan
+    from kata.sandbox.copies import Copies
     from kata.sandbox.disks import Disks
-    from kata.storage.virtiofs import VirtiofsShare
+    from kata.storage.share import Share
 
 
-def provide(
-    plan: ContainerPlan, agent: AgentClient, disks: Disks, share: VirtiofsShare | None, undo: ExitStack
-) -> None:
+class Ways(NamedTuple):
+    """How things of the host get into one sandbox's guest."""
+
+    agent: AgentClient
+    share: Share | None
+    disks: Disks
+    copies: Copies
+
+
+def provide(plan: ContainerPlan, ways: Ways, undo: ExitStack) -> None:
     """Carry the plan out; `undo` takes it back. Raises KataError; what was begun is then on `undo`."""
     for wanted in plan.shares:
-        if share is None:
+        if ways.share is None:
             raise ConflictError("this sandbox shares no directories of the host with its guest")
-        share.add(wanted.name, wanted.path, readonly=wanted.readonly)
-        undo.callback(share.remove, wanted.name)
+        ways.share.add(wanted.name, wanted.path, readonly=wanted.readonly)
+        undo.callback(ways.share.remove, wanted.name)
     for plug in plan.plugs:
-        disks.acquire(plug)
-        undo.callback(disks.release, plug.serial)
-    if plan.copies:
-        from kata.sandbox.copying import Copier  # for guests that share nothing
-
-        for copy in plan.copies:
-            Copier(agent, copy).run()
+        ways.disks.acquire(plug)
+        undo.callback(ways.disks.release, plug.serial)
+    for copy in plan.copies:
+        ways.copies.send(ways.agent, copy, undo)

@@ -23,6 +23,7 @@ from kata.sandbox.errors import SandboxError
 from kata.sandbox.process import LOST_EXIT_CODE
 from kata.sandbox.store import ProcessRef, Record, Store, process_ref
 from kata.storage.directvolumes import unmark_all
+from kata.storage.emptydirs import remove_images
 
 KILL_TIMEOUT = 5.0
 HOLD_PATIENCE = 20.0
@@ -57,11 +58,12 @@ def remove_leftovers(store: Store, sandbox_id: str) -> None:
 
 
 def remove_vm_directory(sandbox_id: str) -> None:
-    """Remove the VMM's folder, then the user id that was claimed in its name and its marks on direct volumes.
+    """Remove the VMM's folder and the images noted there, then its user id and its marks on direct volumes.
 
     Idempotent.
     """
     directory = paths.vm_dir() / sandbox_id
+    remove_images(directory)
     shutil.rmtree(directory, ignore_errors=True)
     release_identities(os.fspath(directory))
     unmark_all(sandbox_id)

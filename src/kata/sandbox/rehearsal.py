@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from kata.protocol.generated import agent_pb2, types_pb2
 from kata.sandbox.agent_client import AgentClient
+from kata.sandbox.containerplan import ContainerPlan
 from kata.sandbox.guest import LAYERS, ROOTFS
 from kata.sandbox.spec import ContainerOptions, ProcessOptions, container, process
 from kata.sandbox.translate import Translation, for_guest
@@ -58,7 +59,7 @@ def _container(agent: AgentClient) -> None:
     place = f"{ROOTFS}/{NAME}"
     options = ContainerOptions(id=NAME, process=ProcessOptions(args=WAITS), hostname=NAME, memory_bytes=64 << 20)
     spec = for_guest(container(options), Translation(rootfs=place))
-    agent.create_container(NAME, spec, _storages(place))
+    agent.create_container(NAME, ContainerPlan(spec, _storages(place)))
     agent.start_container(NAME)
     agent.exec_process(NAME, EXEC, process(ProcessOptions(args=SHORT)))
     while agent.read_output(NAME, EXEC, stderr=False, size=4096):

@@ -16,20 +16,20 @@ from typing import TYPE_CHECKING, cast
 
 from kata import paths
 from kata.errors import KataError
-from kata.hypervisor.machine import Machine, SharedDirectory, TapNic
+from kata.hypervisor.machine import Machine, TapNic
 from kata.oci.convert import lost_fields
-from kata.sandbox import guest, resources
+from kata.sandbox import guest, resources, sharing
 from kata.sandbox.blockvolumes import volume_place
 from kata.sandbox.bringup import Bringup, Calls
 from kata.sandbox.config import PodNetworkConfig
 from kata.sandbox.container import Container
-from kata.sandbox.containerplan import ContainerPlan, plan_container
+from kata.sandbox.containerplan import ContainerPlan, facilities, plan_container
+from kata.sandbox.copies import Copies
 from kata.sandbox.disks import Disks
 from kata.sandbox.errors import ConflictError, ExistsError, NotFoundError
 from kata.sandbox.process import ProcessState
-from kata.sandbox.provide import provide
+from kata.sandbox.provide import Ways, provide
 from kata.sandbox.translate import resources_for_guest
-from kata.sandbox.updates import Facilities
 
 if TYPE_CHECKING:
     from kata.cgroups.sandbox import SandboxGroups
@@ -40,12 +40,8 @@ if TYPE_CHECKING:
     from kata.sandbox.config import ContainerConfig, SandboxConfig
     from kata.sandbox.podnetwork import PodNetwork
     from kata.sandbox.resize import Resizer
-    from kata.storage.virtiofs import VirtiofsShare
+    from kata.storage.share import Share
 
-SHARE_GRACE = 1.0
-"""Seconds within which a VMM that took its file daemon with it has ended."""
-RESTORE_TIMEOUT = 30.0
-"""Seconds in which a restored guest answers, if it ever does; it takes a tenth of one."""
 STOP_TIMEOUT = 5.0
 """Seconds that a guest has to write back its data and power off before its VMM is ended."""
 
@@ -78,7 +74,8 @@ class Sandbox:
         self._releases: dict[str, contextlib.ExitStack] = {}
         self._machine: Machine | None = None
         self._agent: AgentClient | None = None
-        self._share: VirtiofsShare | None = None
+        self._share: Share | None = None
+        self._copies = Copies(log)
         self._disks: Disks | None = None
         self._groups: SandboxGroups | None = None
         self._resizer: Resizer | None = None
@@ -97,6 +94,7 @@ class Sandbox:
                 self._enter_cgroup()
             machine, agent, self._disks = bringup.bring_up(spec, restorable)
             self._agent, self.accelerator = agent, machine.accelerator
+            self._undo.callback(self._copies.close)
             if network is not None:
                 network.hand_over()
             with self._timed("sandbox"):
@@ -118,12 +116,12 @@ class Sandbox:
         if config.id in self._containers:
             raise ExistsError(f"container {config.id} exists already")
         with self._timed("create"), contextlib.ExitStack() as undo:
-            plan = plan_container(config, Facilities(share=self._share is not None, shm=self.config.shm_bytes > 0))
+            plan = plan_container(config, facilities(self.config))
             self._warn_of_losses(config.id, plan)
             self._make_room(config, plan, undo)
-            provide(plan, agent, disks, self._share, undo)
+            provide(plan, Ways(agent, self._share, disks, self._copies), undo)
             plan = plan.with_addresses(machine.disk_address)
-            agent.create_container(config.id, plan.spec, plan.storages, plan.devices, sandbox_pids=plan.sandbox_pids)
+            agent.create_container(config.id, plan)
             container = Container(agent, config.id, terminal=bool(plan.spec.get("process", {}).get("terminal")))
             with self._lock:
                 self._containers[config.id] = container
@@ -217,7 +215,7 @@ class Sandbox:
     def processes(self) -> dict[str, int]:
         """The host processes that belong to this sandbox by what they are, the VMM (`hypervisor`) first."""
         machine, share = self._machine, self._share
-        found = {"hypervisor": machine.pid if machine else 0, "virtiofsd": share.pid if share else 0}
+        found = {"hypervisor": machine.pid if machine else 0, share.metric if share else "": share.pid if share else 0}
         return {name: pid for name, pid in found.items() if pid}
 
     @property
@@ -250,7 +248,7 @@ class Sandbox:
         """Why a process was lost: `error`, or what happened to the VM where that is gone. Nothing for nothing."""
         if not error or self._machine is None:
             return error
-        status = self._machine.wait(SHARE_GRACE)
+        status = self._machine.wait(sharing.GRACE)
         if self.failure or status is None:
             return self.failure or error
         how = f"killed by signal {-status}" if status < 0 else f"exit code {status}"
@@ -300,14 +298,12 @@ class Sandbox:
             container = self._containers.get(container_id)
         return container is not None and container.init.state is ProcessState.STOPPED
 
-    def _start_share(self) -> tuple[SharedDirectory, ...]:
+    def _start_share(self) -> sharing.Exports:
         if not self.config.share:
-            return ()
-        from kata.storage.virtiofs import start_share
-
-        self._share = start_share(os.fspath(paths.vm_dir() / self.config.id))
+            return sharing.Exports()
+        self._share, exports = sharing.start(self.config.sharing, os.fspath(paths.vm_dir() / self.config.id))
         self._undo.callback(self._share.close)
-        return (SharedDirectory(self._share.tag, self._share.socket_path),)
+        return exports
 
     def _join_network(self) -> tuple[PodNetwork | None, tuple[TapNic, ...]]:
         if not isinstance(self.config.network, PodNetworkConfig):
@@ -327,23 +323,18 @@ class Sandbox:
             observe=self._observe,
         )
 
-    def _watch_share(self, share: VirtiofsShare, machine: Machine) -> None:
-        """A guest whose file daemon is gone waits at its volumes for ever: end it, and remember why.
-
-        The daemon ends by itself after its VMM, and that is not what ended the VMM.
-        """
-        share.wait()
-        if self.state is not SandboxState.STOPPED and machine.wait(SHARE_GRACE) is None:
-            self.failure = "virtiofsd ended, which served the volumes"
-            self._log.error(self.failure, said=share.messages())
-            machine.stop()
+    def _lose(self, why: str, said: str) -> None:
+        """A guest whose file daemon is gone waits at its volumes for ever: end it, and remember why."""
+        if self.state is not SandboxState.STOPPED and self._machine is not None:
+            self.failure = why
+            self._log.error(why, said=said)
+            self._machine.stop()
 
     def _machine_started(self, machine: Machine) -> None:
         """From now on whoever asks is told of this one, though its guest does not answer yet."""
         self._machine = machine
         if self._share is not None:
-            watch = threading.Thread(target=self._watch_share, args=(self._share, machine), daemon=True)
-            watch.start()
+            sharing.watch(self._share, machine, self._lose)
 
     @contextlib.contextmanager
     def _timed(self, phase: str) -> Iterator[None]:

@@ -14,9 +14,12 @@ if TYPE_CHECKING:
 
     from kata.oci.spec import LinuxDevice, Mount
     from kata.protocol.generated import agent_pb2
+    from kata.sandbox.config import SharedMount
 
 SHARE_MOUNT = "/run/kata-containers/shared/containers"
 """Where the guest mounts the share, and where the agent puts files that it is sent."""
+SANDBOX_MOUNTS = "sandbox-mounts"
+"""The folder of the share with what the operator shows to every guest."""
 SANDBOX_SHM = "/run/kata-containers/sandbox/shm"
 EPHEMERAL = "/run/kata-containers/sandbox/ephemeral"
 LOCAL = "/run/kata-containers/sandbox/local"
@@ -36,16 +39,21 @@ class Share(NamedTuple):
 
 
 class Copy(NamedTuple):
-    """A path of the host whose content the guest has to have at `target`, once: nothing is shared with it."""
+    """A path of the host whose content the guest has to have at `target`: nothing is shared with it.
+
+    `followed`: what changes on the host later has to change there.
+    """
 
     path: str
     target: str
+    followed: bool = False
 
 
 class Plug(NamedTuple):
     """A block device or image file of the host that the guest has to have as the disk `serial`.
 
-    `volume` is the direct volume that it is, which is marked as in use meanwhile.
+    `volume` is the direct volume that it is, which is marked as in use meanwhile. `empty_dir`: it is a file in that
+    folder, made when it is first needed.
     """
 
     serial: str
@@ -54,6 +62,7 @@ class Plug(NamedTuple):
     volume: str = ""
     bounded: bool = False
     """As `hypervisor.machine.Disk` has it."""
+    empty_dir: str = ""
 
 
 class MountUpdate(NamedTuple):
@@ -73,10 +82,16 @@ class MountUpdate(NamedTuple):
 
 
 class Facilities(NamedTuple):
-    """What a sandbox has for its containers: a share with the host, a /dev/shm of all of them."""
+    """What a sandbox has for its containers: a share with the host, a /dev/shm of all of them, disks for emptyDirs.
+
+    Volumes of Kubernetes are below `kubelet_root`, anywhere when it is empty; `shared_mounts` are those of all of them.
+    """
 
     share: bool
     shm: bool
+    empty_dir_disks: bool = False
+    kubelet_root: str = ""
+    shared_mounts: tuple[SharedMount, ...] = ()
 
 
 def addressed(

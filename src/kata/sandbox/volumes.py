@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import stat
 from typing import TYPE_CHECKING
 
@@ -46,7 +47,7 @@ def plan_mounts(container_id: str, mounts: Sequence[Mount], has: Facilities) -> 
     updates = []
     for position, mount in enumerate(mounts):
         for applies, handle in HANDLERS:
-            if applies(mount):
+            if applies(mount, has):
                 updates += handle(container_id, position, mount, has)
                 break
     return updates
@@ -72,6 +73,16 @@ def is_bind(mount: Mount) -> bool:
     return mount.get("type") == "bind" or "bind" in options or "rbind" in options
 
 
+def _kind(mount: Mount, has: Facilities) -> str:
+    """Which of the kubelet's kinds of volumes a source is as a whole: a subPath is below one, and is none."""
+    source = os.path.normpath(mount.get("source", ""))
+    folder, kind = os.path.split(os.path.dirname(source))
+    if not has.kubelet_root:
+        return kind
+    pods = os.path.normpath(f"{has.kubelet_root}/pods")
+    return kind if re.fullmatch(f"{re.escape(pods)}/[^/]+/volumes", folder) else ""
+
+
 def _is_shm(mount: Mount) -> bool:
     return os.path.normpath(mount["destination"]) == "/dev/shm"  # noqa: S108 - a path of the container
 
@@ -81,19 +92,19 @@ def _is_guests_own(mount: Mount) -> bool:
     return any(source == top or source.startswith(f"{top}/") for top in HOST_ONLY)
 
 
-def _is_empty_dir(mount: Mount) -> bool:
-    """A Kubernetes emptyDir, by its path; not what is below one, which is a subPath of it."""
-    return os.path.basename(os.path.dirname(mount.get("source", "").rstrip("/"))) == EMPTY_DIR
+def _is_empty_dir(mount: Mount, has: Facilities) -> bool:
+    """A Kubernetes emptyDir, by its path."""
+    return _kind(mount, has) == EMPTY_DIR
 
 
-def _is_memory_volume(mount: Mount) -> bool:
+def _is_memory_volume(mount: Mount, has: Facilities) -> bool:
     """An emptyDir of medium Memory: by the file system that kubelet mounted there."""
-    return _is_empty_dir(mount) and _fstype(mount["source"].rstrip("/")) == "tmpfs"
+    return _is_empty_dir(mount, has) and _fstype(mount["source"].rstrip("/")) == "tmpfs"
 
 
-def _is_changing(mount: Mount) -> bool:
-    """A ConfigMap, Secret or the like as a whole: the kubelet never updates what is mounted by subPath."""
-    return os.path.basename(os.path.dirname(mount.get("source", "").rstrip("/"))) in CHANGING
+def _is_changing(mount: Mount, has: Facilities) -> bool:
+    """A ConfigMap, Secret or the like: the kubelet never updates what is mounted by subPath."""
+    return _kind(mount, has) in CHANGING
 
 
 def _keep(container_id: str, position: int, mount: Mount, has: Facilities) -> list[MountUpdate]:
@@ -118,7 +129,9 @@ def _memory_volume(container_id: str, position: int, mount: Mount, has: Faciliti
 
 
 def _empty_dir(container_id: str, position: int, mount: Mount, has: Facilities) -> list[MountUpdate]:
-    """On the host's disk, through the share. Without one it is a directory of the guest, that its containers share."""
+    """On the host's disk: one of its own, or through the share. Else a directory of the guest, of all containers."""
+    if has.empty_dir_disks:
+        return blockvolumes.empty_dir(container_id, position, mount, has)
     if has.share:
         return _shared(container_id, position, mount, has)
     source = mount["source"].rstrip("/")
@@ -129,8 +142,10 @@ def _empty_dir(container_id: str, position: int, mount: Mount, has: Facilities) 
 
 
 def _changing(container_id: str, position: int, mount: Mount, has: Facilities) -> list[MountUpdate]:
-    """The guest keeps a copy that follows the share, since inotify sees nothing that happens on the host."""
+    """The guest keeps a copy that follows the host, where programs see changes by inotify; with a share by itself."""
     [update] = _shared(container_id, position, mount, has)
+    if update.copy is not None:
+        return [update._replace(copy=update.copy._replace(followed=True))]
     if update.share is None or update.mount is None:
         return [update]
     place = f"{WATCHABLE}/{update.share.name}"
@@ -166,16 +181,16 @@ def _shared(container_id: str, position: int, mount: Mount, has: Facilities) -> 
 if TYPE_CHECKING:
     Handler = Callable[[str, int, Mount, Facilities], list[MountUpdate]]
 
-HANDLERS: tuple[tuple[Callable[[Mount], bool], Handler], ...] = (
-    (lambda mount: not is_bind(mount), _keep),
-    (blockvolumes.is_direct, blockvolumes.direct),
+HANDLERS: tuple[tuple[Callable[[Mount, Facilities], bool], Handler], ...] = (
+    (lambda mount, _: not is_bind(mount), _keep),
+    (lambda mount, _: blockvolumes.is_direct(mount), blockvolumes.direct),
     (_is_memory_volume, _memory_volume),
-    (_is_shm, _shm),
-    (blockvolumes.is_block, blockvolumes.node),
-    (_is_guests_own, _keep),
+    (lambda mount, _: _is_shm(mount), _shm),
+    (lambda mount, _: blockvolumes.is_block(mount), blockvolumes.node),
+    (lambda mount, _: _is_guests_own(mount), _keep),
     (_is_empty_dir, _empty_dir),
     (_is_changing, _changing),
-    (lambda mount: True, _shared),
+    (lambda mount, _: True, _shared),
 )
 """The first that applies decides."""
 

@@ -6,7 +6,7 @@ Called by `pod` when a sandbox starts. Looks at the configuration's files and th
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
 from msgspec.structs import replace
 
@@ -17,7 +17,15 @@ from kata.config.guest import kernel_params
 from kata.osbuilder.assets import present
 from kata.protocol.generated.host import runtimeoptions_pb2
 from kata.sandbox import resources, volumes
-from kata.sandbox.config import GuestAssets, PodNetworkConfig, SandboxConfig, Sizing
+from kata.sandbox.config import (
+    GuestAssets,
+    PodNetworkConfig,
+    SandboxConfig,
+    SandboxMount,
+    SharedMount,
+    Sharing,
+    Sizing,
+)
 from kata.sandbox.errors import ConfigError
 from kata.sandbox.resources import Workload
 from kata.shim.bundle import annotations_of
@@ -26,9 +34,10 @@ if TYPE_CHECKING:
     from google.protobuf.any_pb2 import Any as AnyMessage
 
     from kata.config import Config
-    from kata.hypervisor.machine import DiskDriver
+    from kata.hypervisor.machine import DiskDriver, ImageType
     from kata.oci.spec import Linux, Spec
     from kata.shim.kind import Kind
+    from kata.storage.daemon import Cache
 
 HOSTNAME_LIMIT = 64
 """Bytes of a host name (sethostname(2))."""
@@ -78,10 +87,6 @@ def sandbox_config(config: Config, kind: Kind, spec: Spec) -> SandboxConfig:
     machine_type = hypervisor.machine_type
     if machine_type not in ("q35", "microvm"):
         raise ConfigError(f"machine type {machine_type!r} cannot be run")
-    if hypervisor.shared_fs == "virtio-9p":
-        raise ConfigError(
-            "shared_fs virtio-9p cannot carry the files of containers", hint='set it to "virtio-fs" or "none"'
-        )
     return SandboxConfig(
         id=kind.sandbox_id,
         hostname=spec.get("hostname", "")[:HOSTNAME_LIMIT],
@@ -97,7 +102,11 @@ def sandbox_config(config: Config, kind: Kind, spec: Spec) -> SandboxConfig:
         hugepages=hypervisor.enable_hugepages and hypervisor.hugepage_type == "hugetlbfs",
         machine_type="q35" if machine_type == "q35" else "microvm",
         network=pod_network(config, spec),
-        share=hypervisor.shared_fs == "virtio-fs",
+        share=hypervisor.shared_fs != "none",
+        sharing=sharing(config),
+        kubelet_root=config.runtime.kubelet_root_dir,
+        empty_dir_disks=config.runtime.emptydir_mode == "block-plain",
+        shared_mounts=tuple(SharedMount(**entry._asdict()) for entry in config.runtime.shared_mounts),
         block_rootfs=not hypervisor.disable_block_device_use,
         disk_drivers=disk_drivers(config),
         root_ports=root_ports(config),
@@ -107,6 +116,23 @@ def sandbox_config(config: Config, kind: Kind, spec: Spec) -> SandboxConfig:
         boot_timeout=float(config.agent.dial_timeout),
         template=config.factory.enable_template,
         template_path=config.factory.template_path,
+    )
+
+
+def sharing(config: Config) -> Sharing:
+    """How the guest sees directories of the host. Raises ConfigError for paths to show it when nothing is shared."""
+    hypervisor, shown = config.hypervisor, config.runtime.sandbox_bind_mounts
+    if shown and hypervisor.shared_fs == "none":
+        raise ConfigError(
+            'sandbox_bind_mounts need a share, and shared_fs is "none"', hint="take them out, or set shared_fs"
+        )
+    mounts = [SandboxMount(path.removesuffix(":ro").removesuffix(":rw"), not path.endswith(":rw")) for path in shown]
+    return Sharing(
+        way="virtio-9p" if hypervisor.shared_fs == "virtio-9p" else "virtio-fs",
+        daemon=hypervisor.virtio_fs_daemon,
+        cache=cast("Cache", hypervisor.virtio_fs_cache),
+        msize=hypervisor.msize_9p,
+        mounts=tuple(mounts),
     )
 
 
@@ -190,5 +216,7 @@ def guest_assets(config: Config) -> GuestAssets:
             raise ConfigError(f"the guest's file {path} is missing", hint="kata config show says who named it")
     if initrd:
         return GuestAssets(kernel, initrd, None)
+    # Our own image is what it is; upstream's files say ext4 even where they name no image.
+    kind = "erofs" if image == ours.image else cast("ImageType", config.hypervisor.rootfs_type)
     # Debian's kernel has its drivers in an initrd of ours, which then mounts the image.
-    return GuestAssets(kernel, ours.initrd if kernel == ours.kernel else None, image)
+    return GuestAssets(kernel, ours.initrd if kernel == ours.kernel else None, image, kind)

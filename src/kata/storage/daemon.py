@@ -16,11 +16,17 @@ from kata.linux.process import PATH
 from kata.storage.errors import DaemonError
 
 Flavour = Literal["rust", "c"]
+Cache = Literal["never", "metadata", "auto", "always"]
+"""What a guest may keep of what it has seen."""
 
 PLACES: tuple[tuple[str, Flavour], ...] = (
     ("/usr/libexec/virtiofsd", "rust"),
     ("/usr/lib/qemu/virtiofsd", "c"),
 )
+
+VERSION_TIMEOUT = 10.0
+C_CACHE: dict[Cache, str] = {"never": "none", "auto": "auto", "always": "always"}
+"""The C one's words."""
 
 
 class Daemon(msgspec.Struct, frozen=True):
@@ -41,22 +47,41 @@ def find_daemon(places: tuple[tuple[str, Flavour], ...] = PLACES, path: str = PA
     return Daemon(found, "rust")
 
 
-def daemon_argv(daemon: Daemon, *, tree: str, listener_fd: int) -> list[str]:
+def named_daemon(path: str) -> Daemon:
+    """The virtiofsd at this path; which of the two it is it says itself. Raises DaemonError."""
+    if not os.access(path, os.X_OK) or not os.path.isfile(path):
+        raise DaemonError(f"there is no virtiofsd at {path}", hint="correct virtio_fs_daemon, or leave it empty")
+    known = next((flavour for place, flavour in PLACES if os.path.realpath(place) == os.path.realpath(path)), None)
+    if known is not None:
+        return Daemon(path, known)
+    from kata.linux.process import run
+
+    # The C one has three lines, that of its FUSE interface among them; the other has its name and number alone.
+    said = run([path, "--version"], timeout=VERSION_TIMEOUT).stdout
+    return Daemon(path, "c" if b"FUSE" in said else "rust")
+
+
+def daemon_argv(daemon: Daemon, *, tree: str, listener_fd: int, cache: Cache = "auto") -> list[str]:
     """The argv that exports `tree` to whoever connects to the listening socket `listener_fd`.
 
     The limit on open files is left as it is (0): raising it takes CAP_SYS_RESOURCE, which a container host may
     not give. Submounts are announced, because volumes of several file systems share one export, and their
     inode numbers would else be mixed up in the guest. CAP_MKNOD is dropped: a device node that a guest makes
-    in a writable volume would be a real one for every process of the host.
+    in a writable volume would be a real one for every process of the host. Raises DaemonError.
     """
     if daemon.flavour == "rust":
         return [
             daemon.path,
             *("--fd", str(listener_fd), "--shared-dir", tree),
             *("--sandbox", "namespace", "--seccomp", "kill", "--modcaps=-mknod"),
-            *("--cache", "auto", "--rlimit-nofile", "0"),
+            *("--cache", cache, "--rlimit-nofile", "0"),
             *("--announce-submounts", "--log-level", "warn"),
         ]
+    if cache not in C_CACHE:
+        raise DaemonError(
+            f"{daemon.path} is the virtiofsd of QEMU, which has no cache {cache!r}",
+            hint='set virtio_fs_cache to "never", "auto" or "always", or install the virtiofsd that is written in Rust',
+        )
     return [
         daemon.path,
         "-f",
@@ -64,5 +89,5 @@ def daemon_argv(daemon: Daemon, *, tree: str, listener_fd: int) -> list[str]:
         "--rlimit-nofile=0",
         *("-o", f"source={tree}"),
         *("-o", "sandbox=namespace,modcaps=-mknod"),
-        *("-o", "cache=auto,announce_submounts,no_posix_lock,no_flock,log_level=warn"),
+        *("-o", f"cache={C_CACHE[cache]},announce_submounts,no_posix_lock,no_flock,log_level=warn"),
     ]

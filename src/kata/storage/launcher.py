@@ -1,6 +1,6 @@
-"""The child that becomes virtiofsd: a mount namespace of its own, in which the export is read-only, then exec.
+"""The child that becomes the daemon: a mount namespace of its own, in which the export is read-only, then exec.
 
-A script, started as `python3 -IS launcher.py <order>` by `virtiofs.py`; never imported by it. What the share's owner
+A script, started as `python3 -IS launcher.py <order>` by `share.py`; never imported by it. What the share's owner
 mounts in the tree later comes here by propagation (mount_namespaces(7)); nothing goes back. When the last process of
 the namespace ends, the kernel takes it all down.
 """
@@ -23,6 +23,8 @@ def main() -> None:
     sys.path.insert(0, order["packages"])
     try:
         enter(order["tree"], order["owner"])
+        if order["filtered"]:
+            confine()
         os.execv(order["argv"][0], order["argv"])  # noqa: S606 - this is what the launcher is for
     except OSError as error:
         os.write(order["status_fd"], f"{error}".encode())
@@ -41,6 +43,17 @@ def enter(tree: str, owner: int) -> None:
     # The guest may write into volumes, never beside them. This mount alone: the owner's stays as it is.
     flags = syscalls.MS_NODEV | syscalls.MS_NOSUID | syscalls.MS_NOEXEC
     syscalls.mount("none", tree, "", flags | syscalls.MS_BIND | syscalls.MS_REMOUNT | syscalls.MS_RDONLY)
+
+
+def confine() -> None:
+    """For a daemon that is root with few capabilities, and brings neither namespaces nor a filter of its own.
+
+    Root can signal and trace root, whatever its capabilities; what it serves needs neither that nor a network. A
+    device node that it made for a guest would be a real one for every process of the host.
+    """
+    from kata.linux import seccomp
+
+    seccomp.install(seccomp.program(seccomp.NUMBERS))
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ def test_any_text_loads_or_is_refused(text: str) -> None:
 
 # One plain value for each of some settings: enough to see which layer a value came from.
 numbers = st.dictionaries(
-    st.sampled_from(["default_memory", "memory_slots", "queue_size", "num_queues", "msize_9p"]),
+    st.sampled_from(["default_memory", "memory_slots", "queue_size", "num_queues", "rx_rate_limiter_max_rate"]),
     st.integers(1, 1000),
     max_size=5,
 )

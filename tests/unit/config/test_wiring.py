@@ -28,12 +28,11 @@ WAITING = {
         block_device_logical_sector_size block_device_physical_sector_size cold_plug_vfio
         cpu_features default_bridges disable_vhost_net enable_debug enable_iothreads
         entropy_source firmware guest_hook_path hot_plug_vfio machine_accelerators
-        memory_offset msize_9p network_queues num_queues path queue_size rootfs_type
-        virtio_fs_cache virtio_fs_daemon
+        memory_offset network_queues num_queues path queue_size
     """,
     "runtime": """
-        create_container_timeout emptydir_mode enable_debug
-        kubelet_root_dir name sandbox_bind_mounts shared_mounts vfio_mode
+        create_container_timeout enable_debug
+        name vfio_mode
     """,
 }
 """By table, what sandboxes do not read yet."""

@@ -233,6 +233,11 @@ def test_a_9p_directory_goes_by_its_descriptor() -> None:
     assert "path=/proc/self/fd/51,security_model=none,readonly=off" in second
 
 
+def test_a_9p_directory_of_a_helper_goes_by_its_socket() -> None:
+    words = argv(with_spec(ninep=(NinePDirectory("n", proxy_fd=50),)))
+    assert options(words, "-fsdev") == ["proxy,id=ninep0,sock_fd=50"]
+
+
 def test_microvm_has_no_pci_and_names_disks_in_order() -> None:
     spec = with_spec(machine_type="microvm", disks=(Disk("/d", "data"),), network=UserNetwork(MAC))
     devices = objects(argv(spec), "-device")

@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from kata import paths
 from kata.hypervisor.errors import HypervisorError, NoPlaceError
 from kata.hypervisor.machine import Disk, DiskAddress
-from kata.sandbox.disks import Disks, plug_of
+from kata.sandbox.disks import Disks, empty_dir_plug, plug_of
 from kata.sandbox.errors import ConfigError, ConflictError, NotFoundError
+from kata.sandbox.reconcile import remove_vm_directory
 from kata.sandbox.updates import Plug
 from kata.storage import directvolumes
+from kata.storage.errors import VolumeError
 
 MIB = 1 << 20
 
@@ -81,6 +84,35 @@ def test_one_disk_for_all_who_use_it(disks: Disks, machine: FakeMachine, tmp_pat
     disks.acquire(second)
     with pytest.raises(ConflictError, match="read-only already"):
         disks.acquire(first)
+
+
+def test_the_disk_of_an_empty_directory_lasts_until_the_end(disks: Disks, machine: FakeMachine, tmp_path: Path) -> None:
+    (folder := tmp_path / "scratch").mkdir()
+    wanted = empty_dir_plug(str(folder))
+    for _ in range(2):
+        disks.acquire(wanted)
+        [disk] = machine.disks.values()
+        assert (disk.path, disk.readonly) == (f"{folder}/disk.img", False)
+        inode = (folder / "disk.img").stat().st_ino
+        disks.release(wanted.serial)
+        assert machine.disks == {} and (folder / "disk.img").stat().st_ino == inode
+    disks.close()
+    assert list(folder.iterdir()) == []
+    (folder / "disk.img").mkdir()
+    with pytest.raises(VolumeError, match="no disk can be made"):
+        disks.acquire(wanted)
+    disks.close()
+    with pytest.raises(ConfigError, match="emptyDir"):
+        empty_dir_plug(str(tmp_path / "missing"))
+
+
+def test_who_clears_up_after_a_sandbox_removes_its_images(disks: Disks, tmp_path: Path) -> None:
+    (folder := tmp_path / "scratch").mkdir()
+    disks.acquire(empty_dir_plug(str(folder)))
+    assert list(folder.iterdir()) != []
+    remove_vm_directory("box")
+    assert list(folder.iterdir()) == []
+    assert not (paths.vm_dir() / "box").exists()
 
 
 def test_scsi_takes_what_finds_no_port(disks: Disks, machine: FakeMachine, tmp_path: Path) -> None:

@@ -66,48 +66,74 @@ def test_shared_memory_is_the_sandboxs_or_the_containers_own() -> None:
 ALONE = Facilities(share=False, shm=False)
 
 
+def kubelet(folder: Path, kind: str, has: Facilities = SHM) -> tuple[Path, Facilities]:
+    """The folder of a pod's volume of this kind, and a sandbox that knows where the kubelet is."""
+    path = folder / "pods/0123/volumes" / f"kubernetes.io~{kind}" / "name"
+    path.mkdir(parents=True)
+    return path, has._replace(kubelet_root=f"{folder}/")
+
+
 @pytest.mark.parametrize("kind", ["configmap", "secret", "projected", "downward-api"])
 def test_a_volume_that_changes_is_followed_by_a_copy_in_the_guest(tmp_path: Path, kind: str) -> None:
-    (source := tmp_path / f"kubernetes.io~{kind}" / "name").mkdir(parents=True)
-    [update] = plan_mounts("box", [bind(source, "/etc/settings", "rw")], SHM)
+    source, has = kubelet(tmp_path, kind)
+    [update] = plan_mounts("box", [bind(source, "/etc/settings", "rw")], has)
     name = share_name("box", "/etc/settings")
     assert update.share == (name, str(source), True), "read-only whatever the container may do to its copy"
     assert update.storage is not None
     assert (update.storage.driver, update.storage.source) == ("watchable-bind", f"{SHARE_MOUNT}/{name}")
     assert update.mount == bind(update.storage.mount_point, "/etc/settings", "rw")
-    [copied] = plan_mounts("box", [bind(source, "/etc/settings")], ALONE)
-    assert copied.copy == (str(source), f"{SHARE_MOUNT}/{name}") and copied.storage is None and copied.share is None
+    [copied] = plan_mounts("box", [bind(source, "/etc/settings")], has._replace(share=False))
+    assert copied.copy == (str(source), f"{SHARE_MOUNT}/{name}", True), "changes are sent after it"
+    assert copied.storage is None and copied.share is None
 
 
 def test_a_part_of_a_volume_is_shared_as_it_is(tmp_path: Path) -> None:
-    (source := tmp_path / "kubernetes.io~configmap" / "name").mkdir(parents=True)
+    source, has = kubelet(tmp_path, "configmap")
     (source / "key").touch()
-    (tmp_path / "kubernetes.io~empty-dir" / "name" / "part").mkdir(parents=True)
-    parts = [source / "key", tmp_path / "kubernetes.io~empty-dir" / "name" / "part"]
-    updates = plan_mounts("box", [bind(part, f"/{number}", "rro") for number, part in enumerate(parts)], SHM)
+    (kubelet(tmp_path, "empty-dir")[0] / "part").mkdir()
+    (elsewhere := tmp_path / "kubernetes.io~configmap" / "name").mkdir(parents=True)
+    [anywhere] = plan_mounts("box", [bind(elsewhere, "/anywhere")], SHM)
+    assert anywhere.storage is not None, "where nobody says which folder is the kubelet's"
+    parts = [source / "key", source.parents[1] / "kubernetes.io~empty-dir/name/part", elsewhere]
+    updates = plan_mounts("box", [bind(part, f"/{number}", "rro") for number, part in enumerate(parts)], has)
     assert [update.share and (update.share.path, update.share.readonly) for update in updates] == [
         (str(part), True) for part in parts
     ]
-    assert [update.storage for update in updates] == [None, None]
+    assert [update.storage for update in updates] == [None, None, None]
 
 
 def test_an_empty_directory_is_the_hosts_or_the_guests(tmp_path: Path) -> None:
-    (source := tmp_path / "kubernetes.io~empty-dir" / "scratch").mkdir(parents=True)
+    source, has = kubelet(tmp_path, "empty-dir")
     os.chown(source, -1, os.getgid())
-    [shared] = plan_mounts("box", [bind(source, "/scratch")], SHM)
+    [shared] = plan_mounts("box", [bind(source, "/scratch")], has)
     assert shared.share is not None and shared.share.path == str(source) and not shared.share.readonly
-    [own] = plan_mounts("box", [bind(source, "/scratch")], ALONE)
-    [others] = plan_mounts("other", [bind(source, "/elsewhere")], ALONE)
+    alone = has._replace(share=False)
+    [own] = plan_mounts("box", [bind(source, "/scratch")], alone)
+    [others] = plan_mounts("other", [bind(source, "/elsewhere")], alone)
     assert own.storage is not None and own.storage.driver == "local" and "mode=0777" in own.storage.options
     assert own.storage == others.storage, "all containers of a pod have the same"
     assert own.mount and own.mount["source"] == own.storage.mount_point
 
 
+def test_an_empty_directory_that_is_a_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, has = kubelet(tmp_path, "empty-dir", SHM._replace(empty_dir_disks=True))
+    [one] = plan_mounts("box", [bind(f"{source}/", "/scratch")], has)
+    [other] = plan_mounts("other", [bind(source, "/elsewhere", "ro")], has)
+    assert one.plug == other.plug and one.storage == other.storage, "all containers of a pod have the same"
+    assert one.plug is not None and one.storage is not None and one.mount is not None
+    assert (one.plug.path, one.plug.empty_dir, one.plug.readonly) == (f"{source}/disk.img", str(source), False)
+    assert (one.storage.fstype, one.mount["source"]) == ("ext4", one.storage.mount_point)
+    assert list(source.iterdir()) == [], "nothing is made by planning"
+    monkeypatch.setattr(volumes, "_fstype", lambda path: "tmpfs")
+    [memory] = plan_mounts("box", [bind(source, "/fast")], has)
+    assert memory.plug is None
+
+
 def test_a_directory_in_memory_keeps_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (source := tmp_path / "kubernetes.io~empty-dir" / "fast").mkdir(parents=True)
+    source, has = kubelet(tmp_path, "empty-dir")
     monkeypatch.setattr(volumes, "_fstype", lambda path: "tmpfs" if path == str(source) else "")
     monkeypatch.setattr(volumes, "_tmpfs_bytes", lambda path: 7 << 20)
-    updates = plan_mounts("box", [bind(source, "/fast"), bind(source, "/dev/shm")], SHM)
+    updates = plan_mounts("box", [bind(source, "/fast"), bind(source, "/dev/shm")], has)
     for update in updates:
         assert update.storage is not None and update.storage.driver == "ephemeral"
         assert f"size={7 << 20}" in update.storage.options
@@ -126,7 +152,7 @@ def test_the_size_of_shared_memory_is_its_hosts(monkeypatch: pytest.MonkeyPatch)
 def test_without_a_share_files_are_copied(tmp_path: Path) -> None:
     (tmp_path / "hosts").touch()
     [update] = plan_mounts("box", [bind(tmp_path / "hosts", "/etc/hosts", "ro")], ALONE)
-    assert update.copy == (str(tmp_path / "hosts"), f"{SHARE_MOUNT}/{share_name('box', '/etc/hosts')}")
+    assert update.copy == (str(tmp_path / "hosts"), f"{SHARE_MOUNT}/{share_name('box', '/etc/hosts')}", False)
     assert update.mount == bind(f"{SHARE_MOUNT}/{share_name('box', '/etc/hosts')}", "/etc/hosts", "ro")
 
 

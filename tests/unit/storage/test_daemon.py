@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kata.storage.daemon import Daemon, daemon_argv, find_daemon
+from kata.storage.daemon import Cache, Daemon, Flavour, daemon_argv, find_daemon, named_daemon
 from kata.storage.errors import DaemonError
 
 
@@ -24,6 +24,31 @@ def test_the_sandbox_is_always_on(flavour: str, needed: list[str]) -> None:
     assert "modcaps=-mknod" in words
     assert "none" not in words.replace("--sandbox namespace", "")
     assert "chroot" not in words
+
+
+@pytest.mark.parametrize(
+    ("flavour", "cache", "word"),
+    [("rust", "metadata", "--cache metadata"), ("c", "never", "cache=none"), ("c", "always", "cache=always")],
+)
+def test_what_the_guest_may_keep(flavour: Flavour, cache: Cache, word: str) -> None:
+    assert word in " ".join(daemon_argv(Daemon("/d", flavour), tree="/t", listener_fd=7, cache=cache))
+
+
+def test_the_c_one_cannot_keep_metadata_alone() -> None:
+    with pytest.raises(DaemonError, match="no cache 'metadata'"):
+        daemon_argv(Daemon("/d", "c"), tree="/t", listener_fd=7, cache="metadata")
+
+
+def test_a_daemon_that_was_named_says_which_it_is(tmp_path: Path) -> None:
+    for name, said, flavour in (
+        ("rust", "virtiofsd 1.13.0", "rust"),
+        ("c", "virtiofsd version 7.2.0\nusing FUSE kernel interface version 7.36", "c"),
+    ):
+        program(path := tmp_path / name).write_text(f"#!/bin/sh\necho '{said}'\n")
+        assert named_daemon(str(path)) == Daemon(str(path), flavour)  # type: ignore[arg-type]
+    for missing in ("/nonexistent", str(tmp_path)):
+        with pytest.raises(DaemonError, match="no virtiofsd at"):
+            named_daemon(missing)
 
 
 def program(path: Path) -> Path:

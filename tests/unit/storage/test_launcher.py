@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 
-from kata.storage.virtiofs import LAUNCHER, PACKAGES, PYTHON
+from kata.storage.share import LAUNCHER, PACKAGES, PYTHON
 
 
 def test_no_daemon_for_an_owner_that_has_ended() -> None:

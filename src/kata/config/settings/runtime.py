@@ -108,7 +108,11 @@ class Runtime(Section):
         quiet=(False,),
         ignored="`emptydir_mode` says so",
     )
-    kubelet_root_dir = Setting(Path(), "/var/lib/kubelet", "The kubelet's folder, by which its volumes are known.")
+    kubelet_root_dir = Setting(
+        Path(),
+        "",
+        "The kubelet's folder: its volumes are known by their paths below it; empty for such paths anywhere.",
+    )
     pod_resource_api_sock = Setting(
         Path(),
         "",

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from kata.ctl.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from kata.ctl.create import RunOptions
     from kata.sandbox.store import Record, Store
 
@@ -53,20 +55,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="SRC:DST[:ro]",
         help="a directory or file of the host",
     )
-    add("--cpus", default="1", metavar="N", help="how many CPUs; parts allowed (default: 1)")
-    add(
-        "--memory",
-        "-m",
-        default="256m",
-        metavar="SIZE",
-        help="memory of the VM, for example 512m (default: 256m)",
-    )
     add("--hostname", help="host name in the container (default: the short id)")
     add("--read-only", action="store_true", help="make the container's root filesystem read-only")
     add("--entrypoint", help="program to run instead of the image's")
     add("--network", choices=("user", "none"), default="user", help="user-mode network (default), or none")
     add("-p", "--publish", action="append", default=[], metavar="HOST:GUEST[/udp]", help="publish a port")
-    _configure_machine(parser)
+    _configure_machine(add)
     add("image", metavar="IMAGE", help="what to run")
     add(
         "command",
@@ -76,9 +70,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
     ).required = False  # or argparse would ask for it together with a missing IMAGE
 
 
-def _configure_machine(parser: argparse.ArgumentParser) -> None:
-    """What the virtual machine is, and how it starts."""
-    add = parser.add_argument
+def _configure_machine(add: Callable[..., argparse.Action]) -> None:
+    """Options of the virtual machine."""
+    add("--cpus", default="1", metavar="N", help="how many CPUs; parts allowed (default: 1)")
+    add(
+        "--memory",
+        "-m",
+        default="256m",
+        metavar="SIZE",
+        help="memory of the VM, for example 512m (default: 256m)",
+    )
+    add(
+        "--shared-fs",
+        choices=("virtio-fs", "virtio-9p"),
+        default="virtio-fs",
+        help="how volumes get into the VM (default: virtio-fs)",
+    )
     add(
         "--accel",
         choices=("auto", "kvm", "tcg"),

@@ -112,7 +112,7 @@ def kernel_line(spec: MachineSpec) -> str:
     `no_timer_check`: the check counts ticks against a busy loop, and a loaded host under TCG fails it. KASLR
     stays on and the TSC is left to the kernel's own judgement: both are the guest's protection.
     """
-    root = () if spec.image is None else ("root=/dev/vda", "rootfstype=erofs", "ro")
+    root = () if spec.image is None else ("root=/dev/vda", f"rootfstype={spec.image_type}", "ro")
     # Only what the agent asks for is looked at: a scan of all ids takes a second and finds disks in no order.
     scsi = ("scsi_mod.scan=none",) if spec.scsi_controller else ()
     # The guest's own drivers go around the IOMMU (pt): it is there for the devices that containers drive.

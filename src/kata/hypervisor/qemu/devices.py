@@ -312,8 +312,10 @@ def fd_socket(name: str) -> Device:
 def ninep_export(index: int, share: NinePDirectory, fd: int) -> str:
     """The option for a directory that QEMU holds open: it goes by the descriptor's name, never by a path of ours.
 
-    Files keep the owners that they have; QEMU's user can neither change nor make up others.
+    Files keep the owners that they have; QEMU's user can neither change nor make up others, a helper can.
     """
+    if share.proxy_fd >= 0:
+        return f"proxy,id=ninep{index},sock_fd={fd}"
     readonly = "on" if share.readonly else "off"
     return f"local,id=ninep{index},path=/proc/self/fd/{fd},security_model=none,readonly={readonly},multidevs=remap"
 

@@ -50,7 +50,12 @@ class Sharing(HypervisorTable):
             ("--thread-pool-size=1", "-o", "announce_submounts"),
         ),
     )
-    msize_9p = Setting(Integer(1), 8192, "Bytes of the largest 9p message.", annotation=True)
+    msize_9p = Setting(
+        Integer(4096),
+        512_000,
+        "Bytes of the largest 9p message; more than 512000 is not used by the guest.",
+        annotation=True,
+    )
     prefetch_list_path = Setting(
         Path(),
         "",

@@ -1,0 +1,27 @@
+"""How a guest hears of its share, and which containers hear of what others share with them."""
+
+from __future__ import annotations
+
+import pytest
+
+from kata.sandbox import sharing
+from kata.sandbox.config import ContainerConfig, DiskRootfs, SharedMount, Sharing
+from kata.sandbox.containerplan import plan_container
+from kata.sandbox.updates import Facilities
+
+
+def test_both_ways_lead_to_one_place() -> None:
+    virtiofs, ninep = (sharing.storage(way) for way in (Sharing(), Sharing(way="virtio-9p", msize=4096)))
+    assert (virtiofs.driver, virtiofs.fstype, list(virtiofs.options)) == ("virtio-fs", "virtiofs", ["nodev"])
+    assert (ninep.driver, ninep.fstype) == ("9p", "9p")
+    assert {"trans=virtio", "version=9p2000.L", "nodev", "msize=4096"} <= set(ninep.options)
+    assert (virtiofs.source, virtiofs.mount_point) == (ninep.source, ninep.mount_point)
+
+
+@pytest.mark.parametrize(("annotations", "seen"), [({}, 1), ({"io.kubernetes.cri.container-name": "web"}, 2)])
+def test_shared_mounts_reach_the_container_that_they_name(annotations: dict[str, str], seen: int) -> None:
+    entries = [SharedMount("n", "db", "/data", who, "/data") for who in ("box", "web", "other")]
+    spec: dict[str, object] = {"annotations": annotations}
+    config = ContainerConfig(id="box", spec=spec, rootfs=DiskRootfs("d"))
+    plan = plan_container(config, Facilities(share=False, shm=False, shared_mounts=tuple(entries)))
+    assert [entry.dst_ctr for entry in plan.shared_mounts] == ["box", "web"][:seen]
