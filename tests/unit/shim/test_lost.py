@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -45,8 +46,8 @@ class Agent:
     def signal_process(self, container_id: str, exec_id: str, signal: int) -> None:
         raise GuestError("the connection broke")
 
-    def read_output(self, container_id: str, exec_id: str, *, stderr: bool, size: int) -> bytes:
-        return b""
+    def ask_output(self, container_id: str, exec_id: str, *, stderr: bool, size: int) -> Callable[[], bytes]:
+        return lambda: b""
 
     def close_stdin(self, container_id: str, exec_id: str) -> None:
         raise GuestError("no matter")
