@@ -277,7 +277,7 @@ class AgentClient:
             self._call(method, request)
         except (CommandNotFoundError, CommandNotRunnableError) as error:
             args = process.get("args") or [""]
-            raise type(error)(f"{args[0]!r} {error.what}", hint="kata run --entrypoint sh looks around") from error
+            raise type(error)(f"{args[0]!r} {error.what}") from error
 
     def _call(
         self, method: str, request: Message, *, timeout: float | None = DEFAULT_TIMEOUT, service: str = AGENT
