@@ -124,7 +124,9 @@ def test_a_bad_disk_is_named(tmp_path: Path) -> None:
         QemuMachine(make(tmp_path, disks=(Disk("/nonexistent/disk", "d"),))).boot()
     with pytest.raises(StartError) as caught:
         QemuMachine(make(tmp_path, disks=(Disk("/dev/null", "d"),))).boot()
-    assert "disk0" in caught.value.detail
+    error = caught.value
+    assert "disk0" in error.what
+    assert error.what.rpartition(": ")[2] not in error.detail, "each line once"
 
 
 def test_a_kernel_that_qemus_user_cannot_read(tmp_path: Path) -> None:

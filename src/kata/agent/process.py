@@ -70,8 +70,8 @@ class Process:
         read = streams.stdout.finished and (streams.stderr is None or streams.stderr.finished)
         return self._waited and not self._waiters and read
 
-    def read(self, stream: str, size: int) -> bytes:
-        """Up to `size` bytes of "stdout" or "stderr"; nothing at the end. Blocks."""
+    def read(self, stream: str, size: int) -> bytes | memoryview:
+        """Up to `size` bytes of "stdout" or "stderr", as `OutputStream.read` gives them; nothing at the end. Blocks."""
         source = self.streams.stdout if stream == "stdout" else self.streams.stderr
         return b"" if source is None else source.read(size)
 

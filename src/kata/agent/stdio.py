@@ -26,11 +26,25 @@ DRAIN = 0.5
 """Seconds for which output is still read when something else holds the pipe open after the process's end."""
 MAX_READ = 1 << 20
 """A reply must stay well below ttrpc's 4 MiB."""
+SMALL = 32 << 10
+"""Bytes below which output is handed over as a copy of its own."""
 
 TCGETS = 0x5401
 TIOCSWINSZ = 0x5414
 ICANON = 0x2
 VEOF = 4
+
+
+_local = threading.local()
+
+
+def _buffer() -> memoryview:
+    """What the calling thread reads output into, again and again: a new buffer would have all its pages made anew,
+    which costs an emulated guest as much as filling them. Pages that no output has reached are never there."""
+    buffer: memoryview | None = getattr(_local, "buffer", None)
+    if buffer is None:
+        buffer = _local.buffer = memoryview(bytearray(MAX_READ))
+    return buffer
 
 
 class OutputStream:
@@ -43,10 +57,15 @@ class OutputStream:
         self.finished = False
         """True once the end of the stream was seen."""
 
-    def read(self, size: int) -> bytes:
-        """Up to `size` bytes (at least one, at most `MAX_READ`), or nothing at the end. Blocks."""
+    def read(self, size: int) -> bytes | memoryview:
+        """Up to `size` bytes (at least one, at most `MAX_READ`), or nothing at the end. Blocks.
+
+        More than `SMALL` bytes are good until the calling thread reads again: the answer that carries them is sent by
+        the same thread (`kata.protocol.server`).
+        """
         if self.finished:
             return b""
+        data: bytes | memoryview
         try:
             with self._shared.use() as fd:
                 data = self._read(fd, max(1, min(size, MAX_READ)))
@@ -64,7 +83,7 @@ class OutputStream:
         """Give the descriptor back; readers see the end."""
         self._shared.close()
 
-    def _read(self, fd: int, size: int) -> bytes:
+    def _read(self, fd: int, size: int) -> bytes | memoryview:
         while not self._shared.closed:
             deadline = self._deadline
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
@@ -76,15 +95,16 @@ class OutputStream:
                 return b""
         return b""
 
-    def _take(self, fd: int, size: int, *, late: bool) -> bytes | None:
+    def _take(self, fd: int, size: int, *, late: bool) -> bytes | memoryview | None:
         """One read(2).
 
         When `late`, no more than a full buffer in all: what was there at the deadline, roughly.
         """
         if late:
             size = min(size, self._left)
+        buffer = _buffer()
         try:
-            data = os.read(fd, size) if size else b""
+            data = buffer[: os.readv(fd, [buffer[:size]])] if size else buffer[:0]
         except BlockingIOError:  # another reader was faster
             return None
         except OSError as error:
@@ -93,7 +113,7 @@ class OutputStream:
             return b""
         if late:
             self._left -= len(data)
-        return data
+        return data if len(data) > SMALL else bytes(data)
 
 
 class InputStream:

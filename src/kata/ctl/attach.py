@@ -24,12 +24,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from kata.errors import KataError
-from kata.sandbox.stdio import StdioPaths, open_fifo
+from kata.sandbox.stdio import READ_SIZE, StdioPaths, open_fifo
 
 if TYPE_CHECKING:
     from kata.supervisor.client import Control
 
-CHUNK = 65536
 PIPE_GRACE = 2.0
 """Seconds for a container to end by itself after its output has lost its reader."""
 FORWARDED = (
@@ -215,7 +214,7 @@ def _pump(source: int, sink: int) -> OSError | None:
     try:
         while True:
             poll.poll()
-            data = os.read(source, CHUNK)
+            data = os.read(source, READ_SIZE)
             if not data:
                 return None
             _write_all(sink, data)
@@ -229,7 +228,7 @@ def _copy_in(source: int, sink: int) -> None:
     """Our input to the FIFO, until either ends."""
     os.set_blocking(sink, True)
     try:
-        while data := os.read(source, CHUNK):
+        while data := os.read(source, READ_SIZE):
             _write_all(sink, data)
     except OSError:
         pass

@@ -26,10 +26,19 @@ class UsageError(KataError):
 def show(error: KataError) -> None:
     """Print an error for people: one line, the hint, then the detail, on standard error."""
     print(f"kata: {error.layer}: {error.what}", file=sys.stderr)
-    if error.hint:
-        print(f"  hint: {error.hint}", file=sys.stderr)
+    if hint := error.hint or _advice(error):
+        print(f"  hint: {hint}", file=sys.stderr)
     for line in error.detail.splitlines():
         print(f"  {line}", file=sys.stderr)
+
+
+def _advice(error: KataError) -> str:
+    """What this command can do about errors of rooms that other front ends use too."""
+    from kata.sandbox.errors import CommandNotFoundError, CommandNotRunnableError
+
+    if isinstance(error, CommandNotFoundError | CommandNotRunnableError):
+        return "kata run --entrypoint sh looks around"
+    return ""
 
 
 def exit_code(error: KataError, *, container_command: bool) -> int:

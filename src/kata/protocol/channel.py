@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 READ_SIZE = 256 << 10
 """More than what a unix socket's buffer holds (net.core.wmem_default); a long frame comes in few pieces."""
 LONG = 32 << 10
-"""Bytes from which on a second write costs less than putting a frame together."""
+"""Bytes from which on a second piece of a write costs less than putting a frame together."""
 
 
 class Channel:
@@ -38,7 +38,13 @@ class Channel:
         self._down = False
 
     def send(
-        self, stream: int, kind: int, flags: int, payload: bytes, tail: bytes = b"", deadline: float | None = None
+        self,
+        stream: int,
+        kind: int,
+        flags: int,
+        payload: bytes,
+        tail: bytes | memoryview = b"",
+        deadline: float | None = None,
     ) -> None:
         """Send one frame whole; its payload is `payload` and then `tail`, which is not copied when long.
 
@@ -59,14 +65,11 @@ class Channel:
         finally:
             self._write_lock.release()
 
-    def _write(self, head: bytes, tail: bytes, deadline: float | None) -> None:
-        begun = False
+    def _write(self, head: bytes, tail: bytes | memoryview, deadline: float | None) -> None:
         try:
-            self._connection.write(head, deadline, self._stall)
-            begun = True
-            self._connection.write(tail, deadline, self._stall)
+            self._connection.write(head, deadline, self._stall, tail)
         except OSError as error:
-            if begun or not isinstance(error, Stalled) or error.sent:
+            if not isinstance(error, Stalled) or error.sent:
                 self.shutdown()
             raise
 

@@ -48,6 +48,31 @@ class Pending:
         self.done.acquire()
 
 
+class Answer:
+    """The response that a call of `Client.begin` will have. For one thread, to be asked for once."""
+
+    __slots__ = ("_client", "_deadline", "_described", "_name", "error", "pending", "stream")
+
+    def __init__(self, client: Client, described: Method, name: str, deadline: float | None) -> None:
+        self._client = client
+        self._described = described
+        self._name = name
+        self._deadline = deadline
+        self.pending = Pending()
+        self.stream = 0
+        self.error: RpcError | None = None
+        """Why the request could not be sent."""
+
+    def result(self) -> Message:
+        """Wait for the response. Raises RpcError as `Client.call` does."""
+        if self.error is not None:
+            raise self.error
+        if not self.pending.done.acquire(timeout=seconds_until(self._deadline)):
+            self._client.forget(self.stream)
+            raise RpcError(Code.DEADLINE_EXCEEDED, f"{self._name}: no answer in time")
+        return _answer(self._name, self._described, self.pending.frame)
+
+
 class Client:
     """The calling side of one connection, which it owns. Thread-safe; a context manager."""
 
@@ -83,21 +108,29 @@ class Client:
         UNAVAILABLE when the connection is lost, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED for a message above 4 MiB,
         INTERNAL for an answer that makes no sense. KeyError for a method that no .proto file describes.
         """
+        return self.begin(name, request, timeout=timeout, metadata=metadata).result()
+
+    def begin(
+        self, name: str, request: Message, *, timeout: float | None = 60.0, metadata: Mapping[str, str] | None = None
+    ) -> Answer:
+        """As `call`, but without waiting for the response: `Answer.result` does, and raises all that `call` raises."""
         deadline = None if timeout is None else time.monotonic() + timeout
         service, _, rpc = name.partition("/")
         described = method(service, rpc)
         if not isinstance(request, described.request):
             raise TypeError(f"{name} takes {described.request.__name__}, not {type(request).__name__}")
-        data = _envelope(described, request, timeout, metadata)
-        pending = Pending()
-        stream = self._open(name, pending, data, deadline)
+        answer = Answer(self, described, name, deadline)
         try:
-            if not pending.done.acquire(timeout=seconds_until(deadline)):
-                raise RpcError(Code.DEADLINE_EXCEEDED, f"{name}: no answer in time")
-        finally:
-            with self._lock:
-                self._pending.pop(stream, None)
-        return _answer(name, described, pending.frame)
+            data = _envelope(described, request, timeout, metadata)
+            answer.stream = self._open(name, answer.pending, data, deadline)
+        except RpcError as error:
+            answer.error = error
+        return answer
+
+    def forget(self, stream: int) -> None:
+        """Nobody waits for the response on `stream` any more."""
+        with self._lock:
+            self._pending.pop(stream, None)
 
     def close(self) -> None:
         """End the connection; calls under way fail with UNAVAILABLE. Harmless when repeated."""

@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 
 
 INT_MAX = (1 << 31) - 1
+WRITE_PIECE, READ_PIECE = 32 << 10, 4 << 10
+"""Bytes that a virtio-serial port takes and gives in one write and one read at most (drivers/char/virtio_console.c).
+writev(2) and readv(2) do one of them a piece, so that a long message costs one system call and not dozens."""
+IOV_MAX = 1024
+"""Pieces in one writev(2) (limits.h)."""
 
 
 class Waker:
@@ -83,24 +88,34 @@ class Connection:
         """Wait for bytes and return at most `size` of them; empty at the end of the stream. Raises OSError."""
         raise NotImplementedError
 
-    def write(self, data: bytes, deadline: float | None = None, stall: float | None = None) -> None:
-        """Write all of `data`. One thread at a time.
+    def write(
+        self, data: bytes, deadline: float | None = None, stall: float | None = None, tail: bytes | memoryview = b""
+    ) -> None:
+        """Write all of `data` and then `tail`, neither of which is copied. One thread at a time.
 
         Raises OSError when the peer is gone, Stalled (an OSError too) when it has not read all until `deadline`, a
         value of time.monotonic(), or has read nothing at all for `stall` seconds.
         """
-        view = memoryview(data)
-        while view:
+        pieces = self._pieces(memoryview(data)) + self._pieces(memoryview(tail))
+        sent = 0
+        while pieces:
             try:
-                view = view[self._send(view) :]
+                done = self._send(pieces)
             except BlockingIOError:
                 try:
                     self._wait_writable(_earlier(deadline, stall))
                 except TimeoutError:
-                    raise Stalled(len(data) - len(view)) from None
+                    raise Stalled(sent) from None
+            else:
+                sent += done
+                pieces = _after(pieces, done)
 
-    def _send(self, data: memoryview) -> int:
-        """Write what can be written at once. Raises BlockingIOError when that is nothing."""
+    def _pieces(self, view: memoryview) -> list[memoryview]:
+        """`view` cut as `_send` wants it; nothing of an empty one."""
+        return [view] if view else []
+
+    def _send(self, pieces: list[memoryview]) -> int:
+        """Write what can be written at once; how many bytes that was. Raises BlockingIOError when it is nothing."""
         raise NotImplementedError
 
     def _wait_writable(self, deadline: float | None) -> None:
@@ -135,9 +150,9 @@ class SocketConnection(Connection):
         """See `Connection.read`."""
         return self._socket.recv(size)
 
-    def _send(self, data: memoryview) -> int:
+    def _send(self, pieces: list[memoryview]) -> int:
         # The socket stays blocking, since its reader wants that; only sending does not.
-        return self._socket.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        return self._socket.sendmsg(pieces, (), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
     def _wait_writable(self, deadline: float | None) -> None:
         poll = select.poll()
@@ -165,20 +180,28 @@ class DeviceConnection(Connection):
         super().__init__(fd)
         os.set_blocking(fd, False)
         self._waker = Waker()
+        self._buffer = memoryview(b"")
+        self._buffers: list[memoryview] = []
 
     def read(self, size: int) -> bytes:
         """See `Connection.read`. A virtio-serial port reads as ended while its host side is closed."""
+        if len(self._buffer) != size:
+            self._buffer = memoryview(bytearray(size))
+            self._buffers = _cut(self._buffer, READ_PIECE)
         while not self._waker.woken:
             try:
-                return os.read(self._fd, size)
+                return bytes(self._buffer[: os.readv(self._fd, self._buffers)])
             except BlockingIOError:
                 self._waker.wait(self._fd, select.POLLIN, None)
         return b""
 
-    def _send(self, data: memoryview) -> int:
+    def _pieces(self, view: memoryview) -> list[memoryview]:
+        return _cut(view, WRITE_PIECE)
+
+    def _send(self, pieces: list[memoryview]) -> int:
         if self._waker.woken:
             raise BrokenPipeError("the connection was shut down")
-        return os.write(self._fd, data)
+        return os.writev(self._fd, pieces[:IOV_MAX])
 
     def _wait_writable(self, deadline: float | None) -> None:
         """A port whose host side is closed polls POLLHUP for ever and takes nothing: its peer is gone."""
@@ -198,6 +221,19 @@ class DeviceConnection(Connection):
             fd, self._fd = self._fd, -1
             os.close(fd)
             self._waker.close()
+
+
+def _cut(view: memoryview, size: int) -> list[memoryview]:
+    return [view[start : start + size] for start in range(0, len(view), size)]
+
+
+def _after(pieces: list[memoryview], done: int) -> list[memoryview]:
+    """What is left of `pieces` when their first `done` bytes are away."""
+    for index, piece in enumerate(pieces):
+        if done < len(piece):
+            return [piece[done:], *pieces[index + 1 :]]
+        done -= len(piece)
+    return []
 
 
 def _earlier(deadline: float | None, seconds: float | None) -> float | None:

@@ -16,14 +16,17 @@ LENGTH_DELIMITED = 2
 
 
 class Encoded(NamedTuple):
-    """The bytes of a message of the class `kind`: `head` and then `tail`, which is not copied."""
+    """The bytes of a message of the class `kind`: `head` and then `tail`, which is not copied.
+
+    A `tail` that is part of a buffer has to stay as it is until the handler's thread has sent the answer.
+    """
 
     kind: type[Message]
     head: bytes
-    tail: bytes
+    tail: bytes | memoryview
 
 
-def with_bytes(kind: type[Message], number: int, data: bytes) -> Encoded:
+def with_bytes(kind: type[Message], number: int, data: bytes | memoryview) -> Encoded:
     """A `kind` in which nothing but its bytes field `number` is set."""
     return Encoded(kind, bytes_header(number, len(data)), data)
 

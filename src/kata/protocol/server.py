@@ -201,10 +201,10 @@ class Session:
 class Server:
     """Serves `services` (full service name to an object with a method for each RPC, in snake_case).
 
-    A handler gets the request and a `Call`, and returns the response: a message, or its
-    bytes (`Encoded`). What it raises goes to the caller: an
-    RpcError as it is, anything else as what `to_status` makes of it. `authorize` is asked before any handler runs,
-    and refuses a call by raising. A context manager; thread-safe.
+    A handler gets the request and a `Call`, and returns the response: a message, or its bytes (`Encoded`), which are
+    sent by the thread that ran it. What it raises goes to the caller: an RpcError as it is, anything else as what
+    `to_status` makes of it. `authorize` is asked before any handler runs, and refuses a call by raising. A context
+    manager; thread-safe.
     """
 
     def __init__(
@@ -355,7 +355,7 @@ def snake_case(name: str) -> str:
     return "".join(words)
 
 
-def _envelope(response: Encoded | RpcError) -> tuple[bytes, bytes]:
+def _envelope(response: Encoded | RpcError) -> tuple[bytes, bytes | memoryview]:
     """A response frame's payload: its beginning, and the end that is sent as it is."""
     kind = cast("type[ttrpc_pb2.Response]", message("ttrpc.Response"))
     if isinstance(response, RpcError):

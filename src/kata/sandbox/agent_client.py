@@ -148,19 +148,24 @@ class AgentClient:
         """End of input for the process."""
         self._call("CloseStdin", agent_pb2.CloseStdinRequest(container_id=container_id, exec_id=exec_id))
 
-    def read_output(self, container_id: str, exec_id: str, *, stderr: bool, size: int) -> bytes:
-        """Up to `size` bytes of output; blocks until there are some. Empty at the end of the stream.
+    def ask_output(self, container_id: str, exec_id: str, *, stderr: bool, size: int) -> Callable[[], bytes]:
+        """Ask for up to `size` bytes of output. What this gives back waits for them: once, empty at the stream's end.
 
-        Older agents say the end by an error that contains "eof"; both are understood.
+        All errors are raised by the waiting. Older agents say the end by an error that contains "eof"; both are
+        understood.
         """
         request = agent_pb2.ReadStreamRequest(container_id=container_id, exec_id=exec_id, len=size)
-        try:
-            response = self._call("ReadStderr" if stderr else "ReadStdout", request, timeout=None)
-        except ContainerError as error:
-            if "eof" in error.what.lower():
-                return b""
-            raise
-        return cast(agent_pb2.ReadStreamResponse, response).data
+        wait = self._begin("ReadStderr" if stderr else "ReadStdout", request, timeout=None)
+
+        def output() -> bytes:
+            try:
+                return cast(agent_pb2.ReadStreamResponse, wait()).data
+            except ContainerError as error:
+                if "eof" in error.what.lower():
+                    return b""
+                raise
+
+        return output
 
     def resize(self, container_id: str, exec_id: str, rows: int, columns: int) -> None:
         """Tell a process's terminal its new size."""
@@ -276,19 +281,30 @@ class AgentClient:
             self._call(method, request)
         except (CommandNotFoundError, CommandNotRunnableError) as error:
             args = process.get("args") or [""]
-            raise type(error)(f"{args[0]!r} {error.what}", hint="kata run --entrypoint sh looks around") from error
+            raise type(error)(f"{args[0]!r} {error.what}") from error
 
     def _call(
         self, method: str, request: Message, *, timeout: float | None = DEFAULT_TIMEOUT, service: str = AGENT
     ) -> Message:
+        return self._begin(method, request, timeout=timeout, service=service)()
+
+    def _begin(
+        self, method: str, request: Message, *, timeout: float | None, service: str = AGENT
+    ) -> Callable[[], Message]:
+        """Send a request; what this gives back waits for its response, and raises whatever went wrong."""
         begin = time.monotonic()
-        try:
-            return self._client.call(f"{service}/{method}", request, timeout=timeout)
-        except RpcError as error:
-            raise _understand(method, error) from error
-        finally:
-            if self._observe is not None:
-                self._observe(request.DESCRIPTOR.full_name, (time.monotonic() - begin) * 1000)
+        answer = self._client.begin(f"{service}/{method}", request, timeout=timeout)
+
+        def wait() -> Message:
+            try:
+                return answer.result()
+            except RpcError as error:
+                raise _understand(method, error) from error
+            finally:
+                if self._observe is not None:
+                    self._observe(request.DESCRIPTOR.full_name, (time.monotonic() - begin) * 1000)
+
+        return wait
 
 
 EXECUTABLE_MISSING = re.compile(

@@ -69,9 +69,9 @@ class Process:
     def connect(self, streams: Streams) -> None:
         """Prepare the copying of input and output. Call once, before `begin`. Raises OSError for a bad FIFO."""
         shared = self._sinks = streams.shared
-        self._outputs = [OutputPump("stdout", partial(self._read, stderr=False), streams.stdout, shared)]
+        self._outputs = [OutputPump("stdout", partial(self._ask, stderr=False), streams.stdout, shared)]
         if not self.terminal:
-            self._outputs.append(OutputPump("stderr", partial(self._read, stderr=True), streams.stderr, shared))
+            self._outputs.append(OutputPump("stderr", partial(self._ask, stderr=True), streams.stderr, shared))
         elif streams.stderr is not None:
             streams.stderr.close()  # a terminal has one output
         if streams.stdin:
@@ -139,8 +139,8 @@ class Process:
         if pump is not None:
             pump.finish()
 
-    def _read(self, *, stderr: bool) -> bytes:
-        return self._agent.read_output(self.container_id, self.exec_id, stderr=stderr, size=READ_SIZE)
+    def _ask(self, *, stderr: bool) -> Callable[[], bytes]:
+        return self._agent.ask_output(self.container_id, self.exec_id, stderr=stderr, size=READ_SIZE)
 
     def _write_stdin(self, data: bytes) -> int:
         return self._agent.write_stdin(self.container_id, self.exec_id, data)

@@ -11,8 +11,8 @@ import tty
 import pytest
 
 from kata.agent.errors import WrongState
-from kata.agent.stdio import DRAIN, InputStream, OutputStream, end_of_file, resize
-from kata.linux.fds import SharedFd
+from kata.agent.stdio import DRAIN, SMALL, InputStream, OutputStream, end_of_file, resize
+from kata.linux.fds import SharedFd, set_pipe_size
 
 
 def open_fds() -> int:
@@ -39,6 +39,27 @@ def test_read_blocks_until_there_is_data_and_ends_when_writers_go() -> None:
     assert out.finished
     out.close()
     assert open_fds() == before
+
+
+def test_much_output_is_read_into_one_buffer_a_thread_again_and_again() -> None:
+    pipes = [make_pipe() for _ in range(2)]
+    outs = [OutputStream(SharedFd(source)) for source, _ in pipes]
+    got: dict[str, bytes | memoryview] = {}
+    for (source, sink), byte in zip(pipes, b"ab", strict=True):
+        set_pipe_size(source, 1 << 18)
+        os.write(sink, bytes([byte]) * (SMALL + 2) + b"end")
+    here = outs[0].read(SMALL + 1)
+    there = threading.Thread(target=lambda: got.update(data=outs[1].read(SMALL + 1)))
+    there.start()
+    there.join(20)
+    assert (here, got["data"]) == (b"a" * (SMALL + 1), b"b" * (SMALL + 1)), "another thread has a buffer of its own"
+    rest = outs[0].read(SMALL)
+    assert rest == b"aend"
+    assert isinstance(rest, bytes), "little output is good for ever"
+    assert bytes(here[:5]) == b"aenda", "the buffer is used again"
+    for out, (_, sink) in zip(outs, pipes, strict=True):
+        out.close()
+        os.close(sink)
 
 
 def test_after_the_process_the_rest_is_drained_then_it_ends_though_the_pipe_is_held() -> None:
@@ -92,7 +113,7 @@ def test_close_wakes_a_reader_and_gives_the_descriptor_back() -> None:
     before = open_fds()
     source, sink = make_pipe()
     out = OutputStream(SharedFd(source))
-    got: list[bytes] = []
+    got: list[bytes | memoryview] = []
     reader = threading.Thread(target=lambda: got.append(out.read(10)))
     reader.start()
     time.sleep(0.05)

@@ -28,7 +28,12 @@ def outcome(error: BaseException, command: str, capsys: pytest.CaptureFixture[st
     [
         (KataError("it broke", hint="mend it"), "run", 125, "kata: host: it broke\n  hint: mend it\n"),
         (KataError("it broke", layer="VMM"), "ps", 1, "kata: VMM: it broke\n"),
-        (CommandNotFoundError("'x' is not there"), "exec", 127, "kata: container: 'x' is not there\n"),
+        (
+            CommandNotFoundError("'x' is not there"),
+            "exec",
+            127,
+            "kata: container: 'x' is not there\n  hint: kata run --entrypoint sh looks around\n",
+        ),
         (CommandNotRunnableError("'x' cannot run"), "run", 126, "kata: container: 'x' cannot run\n"),
         (KeyboardInterrupt(), "run", 130, ""),
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "run", 125, "kata: host: the disk is full\n"),

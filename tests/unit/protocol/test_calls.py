@@ -15,7 +15,7 @@ import pytest
 from google.protobuf.message import Message
 
 from kata.protocol import frame
-from kata.protocol.client import Client, connect_agent
+from kata.protocol.client import Answer, Client, connect_agent
 from kata.protocol.connection import Connection
 from kata.protocol.generated import agent_pb2, health_pb2, ttrpc_pb2
 from kata.protocol.messages import Method, message
@@ -91,6 +91,26 @@ def test_two_hundred_calls_at_once(pair: tuple[Client, Server]) -> None:
     for thread in threads:
         thread.join(30)
     assert results == {number: number for number in range(200)}
+
+
+def test_calls_that_are_begun_are_answered_in_any_order(pair: tuple[Client, Server], agent: Agent) -> None:
+    client, _ = pair
+    method = "grpc.AgentService/WaitProcess"
+
+    def begin(number: int, exec_id: str = "") -> Answer:
+        return client.begin(method, agent_pb2.WaitProcessRequest(container_id=str(number), exec_id=exec_id))
+
+    blocked, others = begin(1, "blocks"), [begin(number) for number in range(2, 20)]
+    found = [cast(agent_pb2.WaitProcessResponse, other.result()).status for other in reversed(others)]
+    assert found == list(range(19, 1, -1))
+    agent.gate.set()
+    assert cast(agent_pb2.WaitProcessResponse, blocked.result()).status == 1
+    waiting = begin(1, "until gone")
+    client.close()
+    for lost in (waiting, begin(2)):
+        with pytest.raises(RpcError) as caught:
+            lost.result()
+        assert caught.value.code == Code.UNAVAILABLE
 
 
 def test_a_blocking_call_blocks_nobody(pair: tuple[Client, Server], agent: Agent) -> None:

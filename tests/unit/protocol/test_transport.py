@@ -15,8 +15,16 @@ from pathlib import Path
 
 import pytest
 
+from kata.linux.fds import set_pipe_size
 from kata.protocol import serial, transport
-from kata.protocol.connection import Connection, DeviceConnection, SocketConnection
+from kata.protocol.connection import (
+    READ_PIECE,
+    WRITE_PIECE,
+    Connection,
+    DeviceConnection,
+    SocketConnection,
+    Stalled,
+)
 from kata.protocol.serial import SerialListener
 from kata.protocol.transport import dial, listen
 
@@ -268,6 +276,44 @@ def test_closing_a_port_s_listener_ends_its_accept() -> None:
     assert errors == [errno.EBADF]
     connection.close()
     port.close()
+
+
+def test_a_device_takes_a_message_in_pieces_whatever_it_takes_at_once() -> None:
+    source, sink = os.pipe()
+    set_pipe_size(sink, 4096)
+    connection = Connection.from_fd(sink)
+    head, tail = os.urandom(7), os.urandom(3 * WRITE_PIECE + 5)
+    got: list[bytes] = []
+    thread = in_thread(lambda: got.extend(iter(lambda: os.read(source, 999), b"")))
+    connection.write(head, time.monotonic() + 20, None, memoryview(tail))
+    connection.close()
+    thread.join(20)
+    os.close(source)
+    assert b"".join(got) == head + tail
+
+
+def test_a_device_that_is_not_read_says_how_much_it_took() -> None:
+    source, sink = os.pipe()
+    set_pipe_size(sink, 4096)
+    connection = Connection.from_fd(sink)
+    with pytest.raises(Stalled) as caught:
+        connection.write(b"x" * 1000, time.monotonic() + 0.05, None, b"y" * 5000)
+    assert os.read(source, 10000) == b"x" * 1000 + b"y" * (caught.value.sent - 1000)
+    connection.close()
+    os.close(source)
+
+
+def test_a_device_gives_many_pieces_in_one_read() -> None:
+    source, sink = os.pipe()
+    connection = Connection.from_fd(source)
+    data = os.urandom(5 * READ_PIECE + 3)
+    os.write(sink, data)
+    assert connection.read(4 * READ_PIECE) == data[: 4 * READ_PIECE]
+    assert connection.read(100) == data[4 * READ_PIECE : 4 * READ_PIECE + 100]
+    assert connection.read(8 * READ_PIECE) == data[4 * READ_PIECE + 100 :]
+    os.close(sink)
+    assert connection.read(100) == b""
+    connection.close()
 
 
 def test_host_connected_tells_a_port_s_hang_up() -> None:

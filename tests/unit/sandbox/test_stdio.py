@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,10 @@ def test_output_goes_to_every_sink_and_a_lost_client_loses_only_its_own(tmp_path
     chunks = [b"first\n", b"second\n", b""]
     gone = threading.Event()
 
-    def read() -> bytes:
+    def ask() -> Callable[[], bytes]:
+        return wait
+
+    def wait() -> bytes:
         if len(chunks) == 2:
             os.set_blocking(reader, True)
             assert os.read(reader, 100) == b"first\n"
@@ -54,7 +58,7 @@ def test_output_goes_to_every_sink_and_a_lost_client_loses_only_its_own(tmp_path
         return chunks.pop(0)
 
     log = LogSink(os.fspath(tmp_path / "log"))
-    pump = OutputPump("stdout", read, FifoSink(path), [log])
+    pump = OutputPump("stdout", ask, FifoSink(path), [log])
     pump.start()
     pump.join(5)
     log.close()
@@ -66,15 +70,70 @@ def test_a_dead_agent_ends_the_output(tmp_path: Path) -> None:
     path = fifo(tmp_path / "out")
     reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
 
-    def read() -> bytes:
+    def wait() -> bytes:
         raise GuestError("gone")
 
-    pump = OutputPump("stdout", read, FifoSink(path), [])
+    pump = OutputPump("stdout", lambda: wait, FifoSink(path), [])
     pump.start()
     pump.join(5)
     os.set_blocking(reader, True)
     assert os.read(reader, 1) == b""
     os.close(reader)
+
+
+class SlowSink:
+    """Takes one piece each time that `go` is released."""
+
+    def __init__(self) -> None:
+        self.go = threading.Semaphore(0)
+        self.taken: list[bytes] = []
+
+    def write(self, stream: str, data: bytes) -> None:
+        assert self.go.acquire(timeout=20)
+        self.taken.append(data)
+
+    def close(self) -> None:
+        pass
+
+
+def test_one_question_is_under_way_while_a_client_is_slow_and_never_two() -> None:
+    sink, asked = SlowSink(), threading.Semaphore(0)
+    pieces = [b"one", b"two", b"three", b""]
+    count = 0
+
+    def ask() -> Callable[[], bytes]:
+        nonlocal count
+        count += 1
+        asked.release()
+        return lambda: pieces.pop(0)
+
+    pump = OutputPump("stdout", ask, sink, [])
+    pump.start()
+    for number in range(3):
+        assert asked.acquire(timeout=20)
+        if number == 0:
+            assert asked.acquire(timeout=20), "the guest is not asked while the client is slow"
+        assert not asked.acquire(timeout=0.05), "the guest is asked for more than one piece ahead"
+        assert (count, len(sink.taken)) == (number + 2, number)
+        sink.go.release()
+    pump.join(20)
+    assert sink.taken == [b"one", b"two", b"three"]
+    assert count == 4
+
+
+def test_what_came_before_the_guest_was_lost_is_delivered() -> None:
+    sink, answers = SlowSink(), [b"last words"]
+
+    def wait() -> bytes:
+        if answers:
+            return answers.pop()
+        raise GuestError("gone")
+
+    pump = OutputPump("stdout", lambda: wait, sink, [])
+    sink.go.release()
+    pump.start()
+    pump.join(20)
+    assert sink.taken == [b"last words"]
 
 
 def test_no_reader_is_an_error_and_so_is_no_fifo(tmp_path: Path) -> None:

@@ -339,8 +339,9 @@ class QemuMachine:
                 hint="look at the load of the host, then try again",
                 detail=words,
             )
-        said = f": {words.splitlines()[-1]}" if words else ""
-        return StartError(f"QEMU ended with {_describe(code)} while starting{said}", detail=words)
+        before, _, last = words.rpartition("\n")
+        said = f": {last}" if last else ""
+        return StartError(f"QEMU ended with {_describe(code)} while starting{said}", detail=before)
 
     def _stderr_text(self) -> str:
         chunks = []
