@@ -69,7 +69,7 @@ class TapNic(msgspec.Struct, frozen=True):
     """A NIC whose back end is a tap that the caller has opened: `fds`, one a queue, with virtio-net headers.
 
     The VMM gets copies of the descriptors. `mtu` is what the device tells the guest's driver, in bytes; 0 is
-    nothing. `vhost` moves packets in the host's kernel, where that has vhost-net.
+    nothing. `vhost` moves packets in the host's kernel; without vhost-net there the VMM does it.
     """
 
     mac: str
@@ -189,6 +189,20 @@ class Machine(Protocol):
         """Tell the guest that an added disk has `size` bytes now; a file that is smaller grows to it.
 
         Never smaller than it is: the caller sees to that. Raises HypervisorError.
+        """
+
+    def add_nic(self, nic: TapNic) -> str:
+        """Give the running guest another NIC; its PCI path, as the agent reads it. The guest sees it a moment later.
+
+        Raises SpecError, NoPlaceError when the machine is full, HypervisorError when the VMM refuses or has a NIC with
+        this MAC address already. After an error nothing of the NIC is left.
+        """
+
+    def remove_nic(self, mac: str) -> None:
+        """Take away the NIC with this MAC address and its hold on the tap. Returns when it is gone.
+
+        One of `MachineSpec.nics` stays in its place without a link. Raises HypervisorError; when the guest does not
+        let go in time the NIC stays, and may be removed later.
         """
 
     def vcpu_threads(self) -> tuple[int, ...]:

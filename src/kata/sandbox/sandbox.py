@@ -77,6 +77,7 @@ class Sandbox:
         self._releases: dict[str, contextlib.ExitStack] = {}
         self._machine: Machine | None = None
         self._agent: AgentClient | None = None
+        self.network: PodNetwork | None = None
         self._share: VirtiofsShare | None = None
         self._disks: Disks | None = None
         self._groups: SandboxGroups | None = None
@@ -90,16 +91,14 @@ class Sandbox:
             with self._timed("share"):
                 shares = self._start_share()
             with self._timed("network"):
-                network, nics = self._join_network()
+                nics = self._join_network()
             with self._timed("vmm"):
                 machine = self._boot(shares, nics)
-            if network is not None:
-                network.hand_over()
             with self._timed("guest"):
                 agent = self._connect(machine)
             with self._timed("sandbox"):
-                if network is not None:
-                    network.tell(agent)
+                if self.network is not None:
+                    self.network.enter(machine, agent, self._log, self._undo)
                 guest.prepare(agent, self.config)
             self._follow_containers(machine, agent)
         except BaseException:
@@ -305,13 +304,13 @@ class Sandbox:
         self._undo.callback(self._share.close)
         return (SharedDirectory(self._share.tag, self._share.socket_path),)
 
-    def _join_network(self) -> tuple[PodNetwork | None, tuple[TapNic, ...]]:
+    def _join_network(self) -> tuple[TapNic, ...]:
         if not isinstance(self.config.network, PodNetworkConfig):
-            return None, ()
+            return ()
         from kata.sandbox.podnetwork import PodNetwork
 
-        network = PodNetwork(self.config.network)
-        return network, network.join(self.config.vcpus, self._undo)
+        self.network = PodNetwork(self.config.network, self.config.vcpus)
+        return self.network.join(self._undo)
 
     def _boot(self, shares: tuple[SharedDirectory, ...], nics: tuple[TapNic, ...]) -> Machine:
         machine = registry.create("qemu", self._machine_spec(shares, nics))

@@ -101,6 +101,14 @@ class Pod:
             raise NotFoundError(f"task {container_id} not found")
         return found
 
+    def start(self, container_id: str) -> Task:
+        """Start a task, once the guest has what is in its network namespace by now. Raises KataError."""
+        task, sandbox = self.task(container_id), self._sandbox
+        if sandbox is not None and sandbox.network is not None and not sandbox.network.catch_up():
+            self._log.warn("a task starts before its network is ready", container=container_id)
+        task.start()
+        return task
+
     def delete(self, container_id: str) -> Process:
         """Remove a task that has ended or never began. Returns once nothing of it is left on this host."""
         task = self.task(container_id)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from contextlib import ExitStack
 from typing import Any
 
@@ -405,13 +407,21 @@ def test_nics_that_cannot_be(nics: tuple[TapNic, ...]) -> None:
         argv(with_spec(nics=nics))
 
 
-def test_vhost_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "VHOST_NET", "/nonexistent/vhost-net")
-    with ExitStack() as stack:
-        assert files.open_vhost((TapNic(MAC, (7, 8)),), stack) == ((),)
-        with pytest.raises(HypervisorError, match="vhost-net cannot be opened: No such file"):
-            files.open_vhost((TapNic(MAC, (7,), vhost=True),), stack)
+@pytest.mark.parametrize("missing", [errno.ENOENT, errno.ENODEV, errno.ENXIO])
+def test_vhost_that_is_not_there(monkeypatch: pytest.MonkeyPatch, missing: int) -> None:
+    """Then QEMU moves the packets; one that is there and refused is somebody's mistake."""
+
+    def refuse(*_arguments: object) -> int:
+        raise OSError(missing, os.strerror(missing))
+
+    wanted = (TapNic(MAC, (7, 8), vhost=True), TapNic(MAC, (9,)))
+    with ExitStack() as stack, monkeypatch.context() as patch:
+        patch.setattr(os, "open", refuse)
+        assert files.open_vhost(wanted, stack) == ((), ())
+        missing = errno.EACCES
+        with pytest.raises(HypervisorError, match="vhost-net cannot be opened: Permission denied"):
+            files.open_vhost(wanted, stack)
     monkeypatch.setattr(files, "VHOST_NET", "/dev/null")
     with ExitStack() as stack:
-        ((first, second),) = files.open_vhost((TapNic(MAC, (7, 8), vhost=True),), stack)
-        assert first != second
+        ((first, second), none) = files.open_vhost(wanted, stack)
+        assert first != second and none == ()

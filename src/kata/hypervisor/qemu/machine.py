@@ -32,7 +32,7 @@ from kata.hypervisor.vsock import DEVICE as VSOCK_DEVICE
 from kata.linux.process import PATH, spawn
 
 if TYPE_CHECKING:
-    from kata.hypervisor.machine import Disk, DiskAddress, MachineSpec, Stream
+    from kata.hypervisor.machine import Disk, DiskAddress, MachineSpec, Stream, TapNic
 
 BINARY = "qemu-system-x86_64"
 START_TIMEOUT = 30.0
@@ -159,6 +159,14 @@ class QemuMachine:
     def resize_disk(self, serial: str, size: int) -> None:
         """Let the guest see that an added disk has grown, and a file grow. Raises HypervisorError."""
         self.hotplug.resize_disk(serial, size)
+
+    def add_nic(self, nic: TapNic) -> str:
+        """Plug a NIC into the running guest. Raises SpecError, NoPlaceError, HypervisorError."""
+        return self.hotplug.add_nic(nic)
+
+    def remove_nic(self, mac: str) -> None:
+        """Take a NIC away, and wait until it is gone. Raises HypervisorError."""
+        self.hotplug.remove_nic(mac)
 
     def vcpu_threads(self) -> tuple[int, ...]:
         """The threads of the guest's CPUs. Raises HypervisorError."""

@@ -10,7 +10,7 @@ import re
 import socket
 
 from kata.hypervisor.errors import SpecError
-from kata.hypervisor.machine import Disk, MachineSpec, PublishedPort
+from kata.hypervisor.machine import Disk, MachineSpec, PublishedPort, TapNic
 from kata.hypervisor.qemu.devices import MAX_DISKS, MAX_NICS, MAX_ROOT_PORTS, MAX_SHARES, all_disks, all_nics
 
 SANDBOX_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
@@ -106,9 +106,14 @@ def _check_shares(spec: MachineSpec) -> None:
 def _check_nics(spec: MachineSpec) -> None:
     _require(all_nics(spec) <= MAX_NICS, f"{all_nics(spec)} NICs are more than the {MAX_NICS} that a machine takes")
     for nic in spec.nics:
-        _require(MAC.fullmatch(nic.mac.lower()), f"{nic.mac!r} is not a MAC address")
-        _require(nic.fds and min(nic.fds) >= 0, "a NIC has no tap")
-        _require(nic.mtu == 0 or MIN_MTU <= nic.mtu <= MAX_MTU, f"{nic.mtu} is not a possible MTU")
+        check_nic(nic)
+
+
+def check_nic(nic: TapNic) -> None:
+    """Raise SpecError, naming the value, when no machine could have this NIC."""
+    _require(MAC.fullmatch(nic.mac.lower()), f"{nic.mac!r} is not a MAC address")
+    _require(nic.fds and min(nic.fds) >= 0, "a NIC has no tap")
+    _require(nic.mtu == 0 or MIN_MTU <= nic.mtu <= MAX_MTU, f"{nic.mtu} is not a possible MTU")
 
 
 def _check_port(port: PublishedPort) -> None:
