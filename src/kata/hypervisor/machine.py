@@ -78,6 +78,12 @@ class TapNic(msgspec.Struct, frozen=True):
     vhost: bool = False
 
 
+class HostDevice(msgspec.Struct, frozen=True):
+    """A PCI device of the host that is bound to vfio-pci, by its address there (`DDDD:BB:SS.F`)."""
+
+    address: str
+
+
 class SharedDirectory(msgspec.Struct, frozen=True):
     """A virtio-fs export: the guest mounts `tag`; a vhost-user daemon listens at `socket_path`."""
 
@@ -119,6 +125,8 @@ class MachineSpec(msgspec.Struct, frozen=True, kw_only=True):
     disks: tuple[Disk, ...] = ()
     network: UserNetwork | None = None
     nics: tuple[TapNic, ...] = ()
+    host_devices: tuple[HostDevice, ...] = ()
+    """Each behind a root port of its own, besides `pcie_root_ports`; q35 alone takes them. Their memory is locked."""
     shares: tuple[SharedDirectory, ...] = ()
     ninep: tuple[NinePDirectory, ...] = ()
     pcie_root_ports: int = 4
@@ -171,6 +179,9 @@ class Machine(Protocol):
 
     def disk_address(self, serial: str) -> DiskAddress:
         """How the agent finds the disk with this `serial`. Raises HypervisorError when there is no such disk."""
+
+    def host_device_path(self, address: str) -> str:
+        """The PCI path in the guest of one of the spec's host devices. Raises HypervisorError without it."""
 
     def add_disk(self, disk: Disk) -> DiskAddress:
         """Give the running guest another disk. Returns when the VMM has it; the guest sees it a moment later.

@@ -166,15 +166,16 @@ class LateNetwork:
 
     def _first(self, found: Endpoint, attachment: Attachment) -> Joined:
         """One from the start. Its NIC stays in the machine when it goes, so the guest is told that it has no use."""
-        entry = Joined(found, attachment.endpoint if attachment.fds or found.pci_address else None)
-        if entry.told is not None:
-            entry.undo.callback(attachment.close)
-            entry.undo.callback(self._idle, entry.told)
-            entry.undo.callback(self._remove_nic, entry.told.mac)
+        entry = Joined(found, attachment.endpoint)
+        entry.undo.callback(attachment.close)
+        entry.undo.callback(self._idle, attachment.endpoint)
+        entry.undo.callback(self._remove_nic, attachment.endpoint.mac)
         return entry
 
     def _tell(self, endpoint: Endpoint, path: str = "") -> None:
         """Routes of all interfaces: of several to one destination the best is told, whosever it is."""
+        if self._stopping:
+            return
         interface = to_guest.interface(endpoint)
         interface.devicePath = path
         self._agent.update_interface(agent_pb2.UpdateInterfaceRequest(interface=interface))

@@ -6,9 +6,10 @@ namespace later is `latenetwork`'s business.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kata.hypervisor.machine import TapNic
+from kata.hypervisor.machine import HostDevice, TapNic
 from kata.network import to_guest
 from kata.network.attachment import Attachment, Settings, attach
 from kata.network.scan import scan
@@ -26,25 +27,40 @@ if TYPE_CHECKING:
     from kata.sandbox.latenetwork import LateNetwork
 
 
-class PodNetwork:
-    """The interfaces of one pod, in a VM of `vcpus` CPUs."""
+NOTE = "host-devices"
+"""A file in the folder of a VM."""
 
-    def __init__(self, config: PodNetworkConfig, vcpus: int) -> None:
+
+class PodNetwork:
+    """The interfaces of one pod, in a VM of `vcpus` CPUs whose own folder is `directory`."""
+
+    def __init__(self, config: PodNetworkConfig, vcpus: int, directory: str) -> None:
         self._config = config
+        self._directory = directory
         self._queues = config.queues or vcpus
         self._joined: list[tuple[Endpoint, Attachment]] = []
         self._late: LateNetwork | None = None
 
     def join(self, undo: ExitStack) -> tuple[TapNic, ...]:
-        """Join every interface of the namespace to a tap; the NICs that the VM has to have. Raises KataError."""
+        """Join every interface of the namespace to a tap; the NICs that the VM has to have. Raises KataError.
+
+        PCI devices among them are `host_devices` of the VM from then on.
+        """
         undo.callback(self._close_late)  # by then the machine is gone
         nics = []
-        for endpoint in scan(self._config.netns):
+        endpoints = scan(self._config.netns)
+        note_devices(self._directory, [entry.pci_address for entry in endpoints if entry.pci_address], undo)
+        for endpoint in endpoints:
             attachment, nic = self._attach(endpoint)
             undo.enter_context(attachment)
             self._joined.append((endpoint, attachment))
             nics += [] if nic is None else [nic]
         return tuple(nics)
+
+    @property
+    def host_devices(self) -> tuple[HostDevice, ...]:
+        """The PCI devices that the VM has to have."""
+        return tuple(HostDevice(found.pci_address) for found, _ in self._joined if found.pci_address)
 
     def enter(self, machine: Machine, agent: AgentClient, log: Logger, undo: ExitStack) -> None:
         """Once the guest answers: let it have its interfaces, and from then on what comes to the namespace and goes.
@@ -55,17 +71,20 @@ class PodNetwork:
             attachment.hand_over()  # the VM has its own descriptors: now the taps live as long as it does
         if self._config.model == "none":
             return
-        self._tell(agent)
+        self._tell(machine, agent)
         from kata.sandbox.latenetwork import LateNetwork  # the machine boots first, then come imports
 
-        self._late = LateNetwork(self._config.netns, self._joined, self._attach, machine, agent, log)
+        self._late = LateNetwork(self._config.netns, self._joined, self._attach_late, machine, agent, log)
         undo.callback(self._late.stop)
 
-    def _tell(self, agent: AgentClient) -> None:
+    def _tell(self, machine: Machine, agent: AgentClient) -> None:
         """Have the guest name, address and route its interfaces as the pod has them."""
         endpoints = [attachment.endpoint for _, attachment in self._joined]
         for endpoint in endpoints:
-            agent.update_interface(agent_pb2.UpdateInterfaceRequest(interface=to_guest.interface(endpoint)))
+            interface = to_guest.interface(endpoint)
+            if endpoint.pci_address:
+                interface.devicePath = machine.host_device_path(endpoint.pci_address)
+            agent.update_interface(agent_pb2.UpdateInterfaceRequest(interface=interface))
         if routes := to_guest.routes(endpoints):
             agent.update_routes(agent_pb2.UpdateRoutesRequest(routes=agent_pb2.Routes(Routes=routes)))
         if neighbours := to_guest.neighbours(endpoints):
@@ -75,8 +94,15 @@ class PodNetwork:
         """Wait for what is just coming to the namespace, not for what may never come. Whether it came in time."""
         return self._late is None or self._late.catch_up()
 
+    def _attach_late(self, endpoint: Endpoint) -> tuple[Attachment, TapNic | None]:
+        if endpoint.pci_address:
+            raise ConfigError(
+                f"the interface {endpoint.name!r} is the PCI device {endpoint.pci_address}, which came too late",
+                hint="such a network has to be there before its pod",
+            )
+        return self._attach(endpoint)
+
     def _attach(self, endpoint: Endpoint) -> tuple[Attachment, TapNic | None]:
-        _check(endpoint)
         config = self._config
         settings = Settings(model=config.model, queues=self._queues, rx_rate=config.rx_rate, tx_rate=config.tx_rate)
         attachment = attach(config.netns, endpoint, settings)
@@ -90,9 +116,17 @@ class PodNetwork:
             self._late.close()
 
 
-def _check(endpoint: Endpoint) -> None:
-    if endpoint.pci_address:
-        raise ConfigError(
-            f"the interface {endpoint.name!r} is the PCI device {endpoint.pci_address}, which no guest can have yet",
-            hint="use a network whose interfaces are veth, macvlan, ipvlan, macvtap or tap",
-        )
+def note_devices(directory: str, addresses: list[str], undo: ExitStack) -> None:
+    """Write down which PCI devices are about to be taken from the host, for `noted_devices`."""
+    if addresses:
+        note = Path(directory, NOTE)
+        note.write_text("\n".join(addresses))
+        undo.callback(note.unlink, missing_ok=True)
+
+
+def noted_devices(directory: str) -> list[str]:
+    """The PCI devices that a sandbox, which is gone, has taken from the host."""
+    try:
+        return Path(directory, NOTE).read_text().split()
+    except FileNotFoundError:
+        return []

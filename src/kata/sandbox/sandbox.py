@@ -309,7 +309,7 @@ class Sandbox:
             return ()
         from kata.sandbox.podnetwork import PodNetwork
 
-        self.network = PodNetwork(self.config.network, self.config.vcpus)
+        self.network = PodNetwork(self.config.network, self.config.vcpus, self._vm_directory())
         return self.network.join(self._undo)
 
     def _boot(self, shares: tuple[SharedDirectory, ...], nics: tuple[TapNic, ...]) -> Machine:
@@ -358,6 +358,7 @@ class Sandbox:
             disks=config.disks,
             network=guest.nic(config),
             nics=nics,
+            host_devices=() if self.network is None else self.network.host_devices,
             shares=shares,
             max_vcpus=config.sizing.max_vcpus,
             max_memory_mib=config.sizing.max_memory_mib,

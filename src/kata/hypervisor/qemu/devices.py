@@ -162,6 +162,17 @@ def root_port(port: int) -> Device:
     return {"driver": "pcie-root-port", "id": root_port_name(port), **place, "chassis": port + 1, "slot": port}
 
 
+def root_ports(spec: MachineSpec) -> int:
+    """How many there are: those for devices that come later, and after them those of host devices."""
+    return spec.pcie_root_ports + len(spec.host_devices) if spec.machine_type == "q35" else 0
+
+
+def host_device(spec: MachineSpec, index: int) -> Device:
+    """A PCI device of the host, by VFIO."""
+    place = {"bus": root_port_name(spec.pcie_root_ports + index), "addr": "0"}
+    return {"driver": "vfio-pci", "id": f"host{index}", "host": spec.host_devices[index].address, **place}
+
+
 def root_port_name(port: int) -> str:
     """QEMU's id of a root port, and of the bus behind it."""
     return f"port{port}"

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kata.hypervisor.errors import HypervisorError, QmpError, StartError
-from kata.hypervisor.qemu import devices, files
+from kata.hypervisor.qemu import devices, files, vfio
 from kata.hypervisor.qemu.command_line import Resolved, command_line
 from kata.hypervisor.qemu.console import Console, clean_lines
 from kata.hypervisor.qemu.growth import Growth
@@ -148,6 +148,13 @@ class QemuMachine:
         except KeyError:
             raise HypervisorError(f"the machine has no disk with the serial {serial!r}") from None
 
+    def host_device_path(self, address: str) -> str:
+        """Where a host device is in the guest. Raises HypervisorError without it."""
+        for index, device in enumerate(self.spec.host_devices):
+            if device.address == address:
+                return devices.root_port_path(self.spec.pcie_root_ports + index)
+        raise HypervisorError(f"the machine has no device {address} of the host")
+
     def add_disk(self, disk: Disk) -> DiskAddress:
         """Open an image and plug it into the running guest. Raises SpecError, NoPlaceError, HypervisorError."""
         return self.hotplug.add_disk(disk)
@@ -250,6 +257,10 @@ class QemuMachine:
     def _start(self) -> None:
         files.check_boot_files(self.spec)
         self._accelerator = self._choose_accelerator()
+        with vfio.open_groups(self.spec):
+            self._launch()
+
+    def _launch(self) -> None:
         with ExitStack() as ours:
             qmp, qmp_fd = _socket_pair(ours)
             console, console_fd = _socket_pair(ours)
@@ -290,6 +301,7 @@ class QemuMachine:
             self.spec.gid,
             accelerator=self._accelerator,
             bind_low_ports=any(port.host_port < 1024 for port in published),
+            locked_memory=vfio.locked_memory(self.spec),
         )
         return [*prefix, *command_line(self.spec, resolved)], (*resolved.fds(), *devices.nic_fds(self.spec))
 

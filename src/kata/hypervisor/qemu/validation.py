@@ -17,6 +17,7 @@ SANDBOX_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 SERIAL = re.compile(r"[A-Za-z0-9_.-]{1,20}")  # 20 bytes: VIRTIO 1.2 section 5.2.4
 TAG = re.compile(r"[A-Za-z0-9_.-]{1,36}")  # 36 bytes: VIRTIO 1.2 section 5.11.4
 MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
+PCI_ADDRESS = re.compile(r"[0-9a-f]{4}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]")
 KERNEL_LINE_MAX = 2047  # COMMAND_LINE_SIZE of x86 less the final zero (arch/x86/include/asm/setup.h)
 SOCKET_PATH_MAX = 107  # sun_path less the final zero, unix(7)
 MIN_MEMORY_MIB = 64
@@ -83,11 +84,21 @@ def check_disk(disk: Disk) -> None:
 
 
 def _check_buses(spec: MachineSpec) -> None:
-    ports = spec.pcie_root_ports
-    _require(0 <= ports <= MAX_ROOT_PORTS, f"a machine has {MAX_ROOT_PORTS} root ports at most, not {ports}")
+    ports = spec.pcie_root_ports + len(spec.host_devices)
+    _require(
+        spec.pcie_root_ports >= 0 and ports <= MAX_ROOT_PORTS,
+        f"a machine has {MAX_ROOT_PORTS} root ports at most, not {ports}",
+    )
+    for device in spec.host_devices:
+        _require(PCI_ADDRESS.fullmatch(device.address), f"{device.address!r} is not a PCI address (DDDD:BB:SS.F)")
     if spec.machine_type == "microvm":
         pmem = any(disk.driver == "nvdimm" for disk in spec.disks)
-        for wanted, what in ((spec.scsi_controller, "SCSI"), (spec.iommu, "an IOMMU"), (pmem, "persistent memory")):
+        for wanted, what in (
+            (spec.scsi_controller, "SCSI"),
+            (spec.iommu, "an IOMMU"),
+            (pmem, "persistent memory"),
+            (spec.host_devices, "PCI devices of the host"),
+        ):
             _require(not wanted, f"the machine type microvm cannot have {what}")
 
 
