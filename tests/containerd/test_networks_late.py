@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.helpers.boxes import Box, check_echo
+from tests.helpers.boxes import ECHO, Box, check_echo
 from tests.helpers.cni import Cni, addresses
 from tests.helpers.containerd import Containerd
 from tests.helpers.cri import await_true
-from tests.kernel.netns import connect, netns
+from tests.kernel.netns import Netns, connect, netns, run
 
 pytestmark = [pytest.mark.containerd, pytest.mark.root]
 
@@ -46,3 +49,32 @@ def test_networks_that_come_and_go_while_a_container_runs(containerd: Containerd
             containerd.remove("late")
         assert sorted(link["ifname"] for link in pod.json("link")) == ["eth1", "lo"]
         assert "tbf" not in pod.command("tc", "qdisc", "show")
+
+
+def test_a_network_that_is_made_for_the_pid_of_a_task(containerd: Containerd, tmp_path: Path) -> None:
+    """As Docker does it from 26 on: the specification names no namespace, and the engine asks whose the process is."""
+    containerd.run("nameless", "sh", "-c", ECHO)
+    try:
+        [line] = [line for line in containerd.ctr("task", "ls").stdout.decode().splitlines() if "nameless" in line]
+        with attached(int(line.split()[1])) as pod, netns("host") as host:
+            assert [link["ifname"] for link in pod.json("link")] == ["lo"]
+            cni = Cni(host, tmp_path)
+            box = Box(containerd, "nameless", pod, addresses(cni.add(pod, cni.bridge())))
+            await_true(lambda: "default" in box.shell("ip route"), "the network")
+            check_echo(host, box.four, 1)
+            assert host.ping(box.six, wait=30)
+            cni.remove(pod, cni.bridge())
+    finally:
+        containerd.remove("nameless")
+
+
+@contextmanager
+def attached(pid: int) -> Iterator[Netns]:
+    """A process's network namespace under a name. It must not be ours."""
+    assert os.readlink(f"/proc/{pid}/ns/net") != os.readlink("/proc/self/ns/net")
+    pod = Netns(f"kt-pid-{pid}")
+    run("ip", "netns", "attach", pod.name, str(pid))
+    try:
+        yield pod
+    finally:
+        run("ip", "netns", "del", pod.name)

@@ -14,7 +14,7 @@ import pytest
 from msgspec.structs import replace
 
 from kata.hypervisor.errors import NoPlaceError
-from kata.hypervisor.machine import HostDevice, Machine, TapNic
+from kata.hypervisor.machine import HostDevice, Machine, MachineSpec, TapNic
 from kata.log import Logger
 from kata.network import direct, vfio
 from kata.network.scan import scan
@@ -267,10 +267,12 @@ def test_a_pci_device(ends: tuple[Netns, Netns], tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(direct, "bound_to_vfio", lambda address: vfio.bound_to_vfio(address, str(sysfs.root)))
     connect(outside, pod)
     found = [replace(scan(pod.path)[0], kind="physical", pci_address=ADDRESS)]
-    monkeypatch.setattr("kata.sandbox.podnetwork.scan", lambda _path: found)
+    monkeypatch.setattr("kata.network.scan.scan", lambda _path: found)
     with guest(pod, directory=str(tmp_path)) as made:
         assert sysfs.driver == "vfio-pci" and noted_devices(str(tmp_path)) == [ADDRESS]
-        assert (made.nics, made.network.host_devices) == ((), (HostDevice(ADDRESS),))
+        spec = MachineSpec(sandbox_id="a", directory="/d", kernel="/k", initrd=None, image=None)
+        expected = replace(spec, netns=pod.path, host_devices=(HostDevice(ADDRESS),))
+        assert (made.nics, made.network.place(spec)) == ((), expected)
         assert made.interfaces() == [("eth0", "1d.0/00", ["10.77.0.2", "fd77::2"])]
         pod.ip("link del eth0")  # as the kernel does it when the driver changes
         assert made.network.catch_up() and not made.peer.heard("remove_nic")

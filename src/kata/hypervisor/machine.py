@@ -149,6 +149,8 @@ class MachineSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Whether memory is made of the host's reserved huge pages (hugetlbfs), of their usual size."""
     uid: int | None = None
     gid: int | None = None
+    netns: str = ""
+    """The network namespace that the VMM runs in, by its path; empty for the caller's."""
 
 
 class Machine(Protocol):

@@ -25,6 +25,7 @@ APT_PACKAGES = {
     "cpio": "cpio",
     "mkfs.erofs": "erofs-utils",
     "qemu-system-x86_64": "qemu-system-x86",
+    "nsenter": "util-linux",
     "prlimit": "util-linux",
     "setpriv": "util-linux",
     "skopeo": "skopeo",

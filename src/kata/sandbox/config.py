@@ -31,7 +31,8 @@ class GuestAssets(msgspec.Struct, frozen=True):
 class PodNetworkConfig(msgspec.Struct, frozen=True):
     """A pod's network namespace, and how its interfaces reach the guest. Rates in bits a second, 0 for no limit.
 
-    `queues` are those of a NIC, 0 for one for each vCPU. `vhost`: the host's kernel moves packets, where it can.
+    `netns` is its path, empty for a new one, which the engine then finds by the VMM's process. `queues` are those of a
+    NIC, 0 for one for each vCPU. `vhost`: the host's kernel moves packets, where it can.
     """
 
     netns: str

@@ -6,21 +6,24 @@ namespace later is `latenetwork`'s business.
 
 from __future__ import annotations
 
+import importlib
+import os
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from kata.hypervisor.machine import HostDevice, TapNic
-from kata.network import to_guest
-from kata.network.attachment import Attachment, Settings, attach
-from kata.network.scan import scan
 from kata.protocol.generated import agent_pb2
 from kata.sandbox.errors import ConfigError
 
 if TYPE_CHECKING:
     from contextlib import ExitStack
 
-    from kata.hypervisor.machine import Machine
+    from kata.hypervisor.machine import Machine, MachineSpec
     from kata.log import Logger
+    from kata.network.attachment import Attachment
     from kata.network.endpoint import Endpoint
     from kata.sandbox.agent_client import AgentClient
     from kata.sandbox.config import PodNetworkConfig
@@ -42,11 +45,13 @@ class PodNetwork:
         self._late: LateNetwork | None = None
 
     def join(self, undo: ExitStack) -> tuple[TapNic, ...]:
-        """Join every interface of the namespace to a tap; the NICs that the VM has to have. Raises KataError.
-
-        PCI devices among them are `host_devices` of the VM from then on.
-        """
+        """Join every interface of the namespace to a tap; the NICs that the VM has to have. Raises KataError."""
         undo.callback(self._close_late)  # by then the machine is gone
+        if not self._config.netns:
+            self._make_namespace(undo)
+            return ()
+        from kata.network.scan import scan
+
         nics = []
         endpoints = scan(self._config.netns)
         note_devices(self._directory, [entry.pci_address for entry in endpoints if entry.pci_address], undo)
@@ -57,10 +62,10 @@ class PodNetwork:
             nics += [] if nic is None else [nic]
         return tuple(nics)
 
-    @property
-    def host_devices(self) -> tuple[HostDevice, ...]:
-        """The PCI devices that the VM has to have."""
-        return tuple(HostDevice(found.pci_address) for found, _ in self._joined if found.pci_address)
+    def place(self, spec: MachineSpec) -> MachineSpec:
+        """The machine in the namespace, with the PCI devices that were there."""
+        devices = tuple(HostDevice(found.pci_address) for found, _ in self._joined if found.pci_address)
+        return replace(spec, netns=self._config.netns, host_devices=devices)
 
     def enter(self, machine: Machine, agent: AgentClient, log: Logger, undo: ExitStack) -> None:
         """Once the guest answers: let it have its interfaces, and from then on what comes to the namespace and goes.
@@ -72,13 +77,17 @@ class PodNetwork:
         if self._config.model == "none":
             return
         self._tell(machine, agent)
-        from kata.sandbox.latenetwork import LateNetwork  # the machine boots first, then come imports
+        from kata.sandbox.latenetwork import LateNetwork
 
         self._late = LateNetwork(self._config.netns, self._joined, self._attach_late, machine, agent, log)
         undo.callback(self._late.stop)
 
     def _tell(self, machine: Machine, agent: AgentClient) -> None:
         """Have the guest name, address and route its interfaces as the pod has them."""
+        if not self._joined:
+            return
+        from kata.network import to_guest
+
         endpoints = [attachment.endpoint for _, attachment in self._joined]
         for endpoint in endpoints:
             interface = to_guest.interface(endpoint)
@@ -94,6 +103,16 @@ class PodNetwork:
         """Wait for what is just coming to the namespace, not for what may never come. Whether it came in time."""
         return self._late is None or self._late.catch_up()
 
+    def _make_namespace(self, undo: ExitStack) -> None:
+        """An empty one, in which there is nothing to be done before the boot. What is needed later loads meanwhile."""
+        from kata.network.fresh import make_namespace
+
+        fd = make_namespace()
+        undo.callback(os.close, fd)
+        self._config = replace(self._config, netns=f"/proc/{os.getpid()}/fd/{fd}")
+        load = threading.Thread(target=importlib.import_module, args=("kata.sandbox.latenetwork",), daemon=True)
+        load.start()
+
     def _attach_late(self, endpoint: Endpoint) -> tuple[Attachment, TapNic | None]:
         if endpoint.pci_address:
             raise ConfigError(
@@ -103,6 +122,8 @@ class PodNetwork:
         return self._attach(endpoint)
 
     def _attach(self, endpoint: Endpoint) -> tuple[Attachment, TapNic | None]:
+        from kata.network.attachment import Settings, attach
+
         config = self._config
         settings = Settings(model=config.model, queues=self._queues, rx_rate=config.rx_rate, tx_rate=config.tx_rate)
         attachment = attach(config.netns, endpoint, settings)

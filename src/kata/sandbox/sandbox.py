@@ -340,7 +340,7 @@ class Sandbox:
         config, directory = self.config, self._vm_directory()
         identity = claim_identity(directory)
         self._undo.callback(identity.release)
-        return MachineSpec(
+        spec = MachineSpec(
             sandbox_id=config.id,
             directory=directory,
             kernel=config.assets.kernel,
@@ -358,7 +358,6 @@ class Sandbox:
             disks=config.disks,
             network=guest.nic(config),
             nics=nics,
-            host_devices=() if self.network is None else self.network.host_devices,
             shares=shares,
             max_vcpus=config.sizing.max_vcpus,
             max_memory_mib=config.sizing.max_memory_mib,
@@ -369,6 +368,7 @@ class Sandbox:
             uid=identity.uid,
             gid=identity.gid,
         )
+        return spec if self.network is None else self.network.place(spec)
 
     def _vm_directory(self) -> str:
         directory = paths.vm_dir() / self.config.id

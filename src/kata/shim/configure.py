@@ -142,7 +142,7 @@ def sizing_of(config: Config, spec: Spec) -> Sizing:
 
 
 def pod_network(config: Config, spec: Spec) -> Literal["none"] | PodNetworkConfig:
-    """The network namespace of the pod; none for one that the engine has not made. Raises ConfigError.
+    """The network namespace of the pod, a new one if the engine has made none. Raises ConfigError.
 
     A specification without a network namespace asks for the host's, which a virtual machine cannot be in.
     """
@@ -154,12 +154,9 @@ def pod_network(config: Config, spec: Spec) -> Literal["none"] | PodNetworkConfi
             "the container wants the host's network, which a virtual machine cannot have",
             hint="leave --net-host or hostNetwork away",
         )
-    path = found[0].get("path", "")
-    if not path:
-        return "none"
     hypervisor = config.hypervisor
     return PodNetworkConfig(
-        netns=path,
+        netns=found[0].get("path", ""),
         model=config.runtime.internetworking_model,
         queues=hypervisor.network_queues,
         vhost=not hypervisor.disable_vhost_net,

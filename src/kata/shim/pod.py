@@ -272,7 +272,7 @@ class Pod:
             self._release()
             raise
         self._sandbox = sandbox
-        if isinstance(config.network, PodNetworkConfig) and kind.name == SANDBOX:
+        if isinstance(config.network, PodNetworkConfig) and config.network.netns and kind.name == SANDBOX:
             self._forwarder = start_forwarder(config.network.netns, self._log)
         self._down.clear()
         threading.Thread(target=self._watch_memory, args=(sandbox,), name="oom", daemon=True).start()

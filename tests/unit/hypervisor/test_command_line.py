@@ -439,7 +439,7 @@ def test_devices_of_the_host_are_behind_ports_of_their_own() -> None:
     ]
     machine = QemuMachine(spec)
     assert machine.host_device_path("0000:5e:00.2") == "1d.3/00"
-    with pytest.raises(HypervisorError, match="no device .* of the host"):
+    with pytest.raises(HypervisorError, match=r"no device .* of the host"):
         machine.host_device_path("0000:5e:00.3")
 
 

@@ -63,7 +63,7 @@ def test_the_network_is_the_pods_or_none_and_never_the_hosts(tmp_path: Path) -> 
         return configure.pod_network(config, cast("Spec", {"linux": {"namespaces": list(namespaces)}}))
 
     assert network(NETWORK) == PodNetworkConfig("/run/netns/pod", "tcfilter", vhost=True, rx_rate=8000)
-    assert network({"type": "network"}) == "none"
+    assert network({"type": "network"}) == PodNetworkConfig("", "tcfilter", vhost=True, rx_rate=8000)
     with pytest.raises(ConfigError, match="host's network"):
         network({"type": "pid"})
     config = load(tmp_path, "network_queues = 4", "disable_vhost_net = true")

@@ -302,6 +302,7 @@ class QemuMachine:
             accelerator=self._accelerator,
             bind_low_ports=any(port.host_port < 1024 for port in published),
             locked_memory=vfio.locked_memory(self.spec),
+            netns=self.spec.netns,
         )
         return [*prefix, *command_line(self.spec, resolved)], (*resolved.fds(), *devices.nic_fds(self.spec))
 
