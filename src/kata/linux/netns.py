@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import errno
 import os
-import threading
 
+from kata.linux.apart import apart
 from kata.linux.syscalls import CLONE_NEWNET, setns
 
 TYPE_CHECKING = False
@@ -62,19 +62,9 @@ class NetworkNamespace:
         """What `function` returns or raises, called in the namespace. It must not wait for anything."""
         if self._fd < 0:
             raise OSError(errno.EBADF, "the network namespace was closed")
-        results: list[T] = []
-        errors: list[BaseException] = []
 
-        def visit() -> None:
-            try:
-                setns(self._fd, CLONE_NEWNET)
-                results.append(function())
-            except BaseException as error:  # noqa: BLE001 - it belongs to the thread that called
-                errors.append(error)
+        def visit() -> T:
+            setns(self._fd, CLONE_NEWNET)
+            return function()
 
-        thread = threading.Thread(target=visit, name="netns", daemon=True)
-        thread.start()
-        thread.join()
-        if errors:
-            raise errors[0]
-        return results[0]
+        return apart(visit, "netns")

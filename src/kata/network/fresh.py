@@ -7,8 +7,8 @@ Engines find it by the process that they are told of, the VMM, and set it up bef
 from __future__ import annotations
 
 import os
-import threading
 
+from kata.linux.apart import apart
 from kata.linux.netns import OWN
 from kata.linux.syscalls import CLONE_NEWNET, unshare
 from kata.network.errors import NamespaceError
@@ -16,19 +16,12 @@ from kata.network.errors import NamespaceError
 
 def make_namespace() -> int:
     """A descriptor of a new network namespace; the caller owns it. Raises NamespaceError."""
-    made: list[int] = []
-    failed: list[OSError] = []
 
-    def make() -> None:  # in a thread that ends: unshare(2) is for the calling thread
-        try:
-            unshare(CLONE_NEWNET)
-            made.append(os.open(OWN, os.O_RDONLY | os.O_CLOEXEC))
-        except OSError as error:
-            failed.append(error)
+    def make() -> int:
+        unshare(CLONE_NEWNET)
+        return os.open(OWN, os.O_RDONLY | os.O_CLOEXEC)
 
-    thread = threading.Thread(target=make, name="netns", daemon=True)
-    thread.start()
-    thread.join()
-    if failed:
-        raise NamespaceError(f"no network namespace can be made for the VM: {failed[0].strerror}") from failed[0]
-    return made[0]
+    try:
+        return apart(make, "netns")
+    except OSError as error:
+        raise NamespaceError(f"no network namespace can be made for the VM: {error.strerror}") from error
