@@ -21,7 +21,7 @@ def pod() -> Iterator[Netns]:
         yield made
 
 
-def write_spec(folder: Path, pod: Netns, command: list[str], hooks: dict[str, Any]) -> str:
+def write_spec(folder: Path, pod: Netns | None, command: list[str], hooks: dict[str, Any]) -> str:
     """A specification whose root file system is a folder; the path of its file."""
     write_root(root := folder / "root")
     spec = {
@@ -33,7 +33,13 @@ def write_spec(folder: Path, pod: Netns, command: list[str], hooks: dict[str, An
             {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755"]},
         ],
         "hooks": hooks,
-        "linux": {"namespaces": [{"type": "mount"}, {"type": "pid"}, {"type": "network", "path": pod.path}]},
+        "linux": {
+            "namespaces": [
+                {"type": "mount"},
+                {"type": "pid"},
+                {"type": "network", **({"path": pod.path} if pod else {})},
+            ]
+        },
     }
     (folder / "spec.json").write_text(json.dumps(spec))
     return str(folder / "spec.json")
@@ -73,3 +79,20 @@ def test_a_hook_that_fails(containerd: Containerd, pod: Netns, tmp_path: Path) -
     containerd.ctr("container", "rm", "refused", check=False)
     assert done.returncode and b"createRuntime hook failed" in done.stderr and b"no way" in done.stderr
     assert (tmp_path / "stopped").read_text() == "x\n"
+
+
+def test_hooks_that_find_the_network_by_the_process(containerd: Containerd, tmp_path: Path) -> None:
+    """As nerdctl's and older Dockers' do: the namespace has no name, and what they put there the guest starts with."""
+    script = f"""
+        pid=$(sed 's/.*"pid": *\\([0-9]*\\).*/\\1/')
+        inside() {{ nsenter --net=/proc/$pid/ns/net "$@"; }}
+        [ $(readlink /proc/$pid/ns/net) != $(readlink /proc/self/ns/net) ] || exit 1
+        inside ip link add eth0 type veth peer name peer0
+        inside ip addr add 10.77.0.9/24 dev eth0
+        inside ip link set eth0 up
+        readlink /proc/$pid/exe > {tmp_path}/program
+    """
+    spec = write_spec(tmp_path, None, ["sh", "-c", "ip addr show eth0; exit 5"], {"createRuntime": hook(script)})
+    done = containerd.ctr("run", "--rm", "--runtime", RUNTIME, "--config", spec, "nameless", check=False)
+    assert b"10.77.0.9/24" in done.stdout and done.returncode == 5, done.stderr.decode()
+    assert "qemu" in (tmp_path / "program").read_text()

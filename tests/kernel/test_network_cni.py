@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,57 +13,12 @@ from kata.linux.netns import NetworkNamespace
 from kata.network import to_guest
 from kata.network.attachment import Settings, attach
 from kata.network.scan import scan
+from tests.helpers.cni import Cni, addresses
 from tests.kernel.guest_nic import GuestNic
-from tests.kernel.netns import Netns, netns, open_fds
+from tests.kernel.netns import netns, open_fds
 
 pytestmark = pytest.mark.root
-PLUGINS = "/usr/lib/cni"
 MODELS = ("tcfilter", "macvtap")
-Result = dict[str, Any]
-
-
-class Cni:
-    """Plugins as a runtime calls them (CNI specification 0.4.0); `host` is what they take for the host."""
-
-    def __init__(self, host: Netns, data: Path) -> None:
-        self.host = host
-        self.ipam = {
-            "type": "host-local",
-            "dataDir": str(data),
-            "ranges": [[{"subnet": "10.66.0.0/24"}], [{"subnet": "fd66::/64"}]],
-            "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}],
-        }
-
-    def bridge(self, **options: Any) -> Result:
-        return {"type": "bridge", "bridge": "cni0", "isGateway": True, "ipam": self.ipam, **options}
-
-    def add(self, pod: Netns, *chain: Result, **arguments: Any) -> Result:
-        result: Result = {}
-        for plugin in chain:
-            result = self._call("ADD", pod, plugin, result, arguments)
-        return result
-
-    def remove(self, pod: Netns, *chain: Result, **arguments: Any) -> None:
-        for plugin in reversed(chain):
-            self._call("DEL", pod, plugin, {}, arguments)
-
-    def _call(self, command: str, pod: Netns, plugin: Result, result: Result, arguments: Result) -> Result:
-        config: Result = {"cniVersion": "0.4.0", "name": "test", **plugin}
-        if result:
-            config["prevResult"] = result
-        if arguments:
-            config["runtimeConfig"] = arguments
-        environment = {
-            "CNI_COMMAND": command,
-            "CNI_CONTAINERID": pod.name,
-            "CNI_NETNS": pod.path,
-            "CNI_IFNAME": "eth0",
-            "CNI_PATH": PLUGINS,
-            "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
-        }
-        said = self.host.command(f"{PLUGINS}/{plugin['type']}", input=json.dumps(config), env=environment)
-        answer: Result = json.loads(said) if said else {}
-        return answer
 
 
 @pytest.fixture
@@ -74,11 +27,6 @@ def cni(tmp_path: Path) -> Iterator[Cni]:
     with netns("host") as host:
         yield Cni(host, tmp_path)
     assert open_fds() == before
-
-
-def addresses(result: Result) -> tuple[str, str]:
-    four, six = (entry["address"].partition("/")[0] for entry in result["ips"])
-    return four, six
 
 
 @pytest.mark.parametrize("model", MODELS)

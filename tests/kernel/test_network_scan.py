@@ -1,10 +1,9 @@
-"""What a pod's namespace holds, as we read it and as `ip` says; what is copied into the guest; late networks."""
+"""What a pod's namespace holds, as we read it and as `ip` says; what is copied into the guest."""
 
 from __future__ import annotations
 
 import os
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,9 +20,8 @@ from kata.linux.rtnetlink.notify import Notifications
 from kata.network import to_guest
 from kata.network.cleanup import cleanup
 from kata.network.endpoint import Endpoint
-from kata.network.errors import NamespaceError, UnsupportedInterfaceError, WaitTimeoutError
+from kata.network.errors import NamespaceError, UnsupportedInterfaceError
 from kata.network.scan import scan
-from kata.network.watch import changes, wait_for_endpoints
 from tests.kernel.namespaces import run_in_namespaces
 from tests.kernel.netns import Netns, connect, netns, open_fds, run
 
@@ -209,34 +207,6 @@ def test_the_agent_makes_the_same_network(pod: Netns) -> None:
     run_in_namespaces(guest, syscalls.CLONE_NEWNET)
 
 
-# Section: networks that come late
-
-
-def test_endpoints_that_come_late() -> None:
-    with netns("out") as outside, netns("pod") as pod:
-
-        def engine() -> None:
-            time.sleep(0.3)  # the test is of being woken, so something has to happen while it waits
-            connect(outside, pod)
-            pod.ip("route add default via 10.77.0.1")
-
-        thread = threading.Thread(target=engine)
-        thread.start()
-        (found,) = wait_for_endpoints(pod.path, timeout=60, settle=1)
-        thread.join()
-        assert found.name == "eth0" and len(found.addresses) == 2
-        assert [route.gateway for route in found.routes] == ["10.77.0.1"]
-
-
-def test_endpoints_that_are_there_are_not_waited_for(pod: Netns) -> None:
-    assert wait_for_endpoints(pod.path, timeout=60, settle=0.01) == scan(pod.path)
-
-
-def test_endpoints_that_never_come() -> None:
-    with netns() as empty, pytest.raises(WaitTimeoutError, match=r"within 0.2 s"):
-        wait_for_endpoints(empty.path, timeout=0.2)
-
-
 def test_more_notifications_than_are_kept(pod: Netns) -> None:
     """What was lost is a change like any other, and one wait takes all of it."""
     lines = [f"addr add 10.{first}.{last}.1/32 dev eth0" for first in range(100, 116) for last in range(250)]
@@ -246,16 +216,3 @@ def test_more_notifications_than_are_kept(pod: Netns) -> None:
         assert notifications.wait(time.monotonic() + 10)
         assert not notifications.wait(time.monotonic() + 0.05)
     assert len(only(pod).addresses) == 2 + len(lines)
-
-
-def test_changes_between_scans(pod: Netns) -> None:
-    first = scan(pod.path)
-    assert not changes(first, scan(pod.path))
-    pod.ip("addr add 10.99.0.1/24 dev eth0")
-    pod.ip("link add v1 type veth peer name v2")
-    pod.ip("addr add 10.98.0.1/24 dev v1")
-    second = scan(pod.path)
-    difference = changes(first, second)
-    assert [endpoint.name for endpoint in difference.added] == ["v1"]
-    assert [len(endpoint.addresses) for endpoint in difference.changed] == [3]
-    assert [endpoint.name for endpoint in changes(second, first).removed] == ["v1"]

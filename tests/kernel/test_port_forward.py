@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from kata.linux.netns import NetworkNamespace
 from kata.log import Logger
 from kata.shim.portforward import Forwarder, listen, pod_address, start_forwarder
+from tests.helpers.traffic import dial
 from tests.kernel.netns import Netns, connect, netns, open_fds
 
 pytestmark = pytest.mark.root
@@ -29,19 +29,6 @@ def forwarder(pod: Netns) -> Iterator[Forwarder]:
     made = Forwarder(*listen(pod.path), "127.0.0.1", Logger(2, level="error"))
     yield made
     made.close()
-
-
-def dial(pod: Netns, address: str, port: int) -> socket.socket:
-    with NetworkNamespace(pod.path) as namespace:
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        sock = namespace.call(lambda: socket.socket(family, socket.SOCK_STREAM))
-    sock.settimeout(10.0)
-    try:
-        sock.connect((address, port))
-    except OSError:
-        sock.close()
-        raise
-    return sock
 
 
 def serve_once(server: socket.socket) -> None:

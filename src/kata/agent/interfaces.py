@@ -52,15 +52,16 @@ class InvalidNetwork(BadRequest):
 def update_interface(interface: types_pb2.Interface, hotplug: Hotplug) -> types_pb2.Interface:
     """Make an interface as described, and up; the message itself is the answer, as upstream's.
 
-    It is found by its hardware address, else by its name (and then gets the address). With a PCI path it is waited
-    for. Raises InvalidNetwork, InterfaceError, DeviceTimeout.
+    With a PCI path it is what comes there, which is waited for: another may have the same address. Else it is found by
+    its hardware address, or by its name (and then gets the address).
+
+    Raises InvalidNetwork, InterfaceError, DeviceTimeout.
     """
-    if interface.devicePath:
-        hotplug.find_pci_network(interface.devicePath)
+    device = hotplug.find_pci_network(interface.devicePath) if interface.devicePath else ""
     addresses = [_read_address(entry) for entry in interface.IPAddresses]
     try:
         with Rtnetlink() as netlink:
-            link = _find(netlink, interface)
+            link = _find(netlink, interface, device)
             netlink.set_down(link.ifindex)
             if interface.hwAddr and link.mac != format_mac(parse_mac(interface.hwAddr)):
                 netlink.set_mac(link.ifindex, interface.hwAddr)
@@ -125,8 +126,10 @@ def add_neighbours(neighbours: Iterable[types_pb2.ARPNeighbor]) -> None:
         raise _explain(error, "cannot add neighbours") from error
 
 
-def _find(netlink: Rtnetlink, interface: types_pb2.Interface) -> Link:
-    link = netlink.find_link_by_mac(interface.hwAddr) if interface.hwAddr else None
+def _find(netlink: Rtnetlink, interface: types_pb2.Interface, device: str) -> Link:
+    link = netlink.find_link(device) if device else None
+    if link is None and interface.hwAddr:
+        link = netlink.find_link_by_mac(interface.hwAddr)
     link = link or netlink.find_link(interface.name) or netlink.find_link(interface.device)
     if link is None:
         raise InvalidNetwork(f"no interface has address {interface.hwAddr!r} or name {interface.name!r}")

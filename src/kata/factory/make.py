@@ -25,6 +25,7 @@ from kata.hypervisor.identity import claim_identity, release_identities
 from kata.hypervisor.machine import TapNic
 from kata.linux.netns import NetworkNamespace
 from kata.linux.tuntap import open_tap
+from kata.network.fresh import make_namespace
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -106,7 +107,9 @@ def _taps(template: MachineSpec, undo: ExitStack) -> tuple[TapNic, ...]:
     """Taps in a namespace of nobody's: a guest that is saved with one knows what taps can do, e.g. checksums."""
     if not template.nics:
         return ()
-    namespace = undo.enter_context(NetworkNamespace.new())
+    fd = make_namespace()
+    undo.callback(os.close, fd)
+    namespace = undo.enter_context(NetworkNamespace(f"/proc/self/fd/{fd}"))
     taps = []
     for number, nic in enumerate(template.nics):
         queues = open_tap(namespace, f"template{number}")

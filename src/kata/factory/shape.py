@@ -28,6 +28,7 @@ def obstacle(spec: MachineSpec) -> str:
         (spec.preallocate, "its memory is to be taken from the host at once"),
         (spec.hugepages, "its memory is to be of huge pages"),
         (spec.iommu, "it has an IOMMU"),
+        (bool(spec.host_devices), "it has PCI devices of the host"),
         (bool(spec.ninep), "it has a 9p share"),
         (len(spec.disks) > SPARE_DISKS, "it has too many disks"),
         (any(not disk.readonly or disk.driver != "blk" for disk in spec.disks), "it has disks of its own kind"),
@@ -58,6 +59,7 @@ def template_of(spec: MachineSpec) -> MachineSpec:
         network=None if spec.network is None else UserNetwork(MAC),
         nics=tuple(TapNic(MAC, (0,)) for _ in spec.nics),
         shares=(),
+        netns="",
         uid=None,
         gid=None,
     )

@@ -72,13 +72,19 @@ class TapNic(msgspec.Struct, frozen=True):
     """A NIC whose back end is a tap that the caller has opened: `fds`, one a queue, with virtio-net headers.
 
     The VMM gets copies of the descriptors. `mtu` is what the device tells the guest's driver, in bytes; 0 is
-    nothing. `vhost` moves packets in the host's kernel, where that has vhost-net.
+    nothing. `vhost` moves packets in the host's kernel; without vhost-net there the VMM does it.
     """
 
     mac: str
     fds: tuple[int, ...]
     mtu: int = 0
     vhost: bool = False
+
+
+class HostDevice(msgspec.Struct, frozen=True):
+    """A PCI device of the host that is bound to vfio-pci, by its address there (`DDDD:BB:SS.F`)."""
+
+    address: str
 
 
 class SharedDirectory(msgspec.Struct, frozen=True):
@@ -140,6 +146,8 @@ class MachineSpec(msgspec.Struct, frozen=True, kw_only=True):
     disks: tuple[Disk, ...] = ()
     network: UserNetwork | None = None
     nics: tuple[TapNic, ...] = ()
+    host_devices: tuple[HostDevice, ...] = ()
+    """Each behind a root port of its own, besides `pcie_root_ports`; q35 alone takes them. Their memory is locked."""
     shares: tuple[SharedDirectory, ...] = ()
     ninep: tuple[NinePDirectory, ...] = ()
     pcie_root_ports: int = 4
@@ -168,6 +176,8 @@ class MachineSpec(msgspec.Struct, frozen=True, kw_only=True):
     """What the machine goes on from, instead of booting: one that was saved and that had the same devices."""
     uid: int | None = None
     gid: int | None = None
+    netns: str = ""
+    """The network namespace that the VMM runs in, by its path; empty for the caller's."""
 
 
 class Machine(Protocol):
@@ -209,6 +219,9 @@ class Machine(Protocol):
     def disk_address(self, serial: str) -> DiskAddress:
         """How the agent finds the disk with this `serial`. Raises HypervisorError when there is no such disk."""
 
+    def host_device_path(self, address: str) -> str:
+        """The PCI path in the guest of one of the spec's host devices. Raises HypervisorError without it."""
+
     def add_disk(self, disk: Disk) -> DiskAddress:
         """Give the running guest another disk. Returns when the VMM has it; the guest sees it a moment later.
 
@@ -226,6 +239,23 @@ class Machine(Protocol):
         """Tell the guest that an added disk has `size` bytes now; a file that is smaller grows to it.
 
         Never smaller than it is: the caller sees to that. Raises HypervisorError.
+        """
+
+    def nic_path(self, number: int) -> str:
+        """The PCI path in the guest of one of `MachineSpec.nics`; q35 alone has it."""
+
+    def add_nic(self, nic: TapNic) -> str:
+        """Give the running guest another NIC; its PCI path, as the agent reads it. The guest sees it a moment later.
+
+        Raises SpecError, NoPlaceError when the machine is full, HypervisorError when the VMM refuses or has a NIC with
+        this MAC address already. After an error nothing of the NIC is left.
+        """
+
+    def remove_nic(self, mac: str) -> None:
+        """Take away the NIC with this MAC address and its hold on the tap. Returns when it is gone.
+
+        One of `MachineSpec.nics` stays in its place without a link. Raises HypervisorError; when the guest does not
+        let go in time the NIC stays, and may be removed later.
         """
 
     def vcpu_threads(self) -> tuple[int, ...]:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import errno
 import os
-import threading
 
-from kata.linux.syscalls import CLONE_NEWNET, setns, unshare
+from kata.linux.apart import apart
+from kata.linux.syscalls import CLONE_NEWNET, setns
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,26 +38,6 @@ class NetworkNamespace:
             os.close(self._fd)
             raise OSError(error.errno, f"{path} is no network namespace: {os.strerror(error.errno or 0)}") from None
 
-    @classmethod
-    def new(cls) -> Self:
-        """A namespace that nobody else is in; it goes with what was made in it and this object. Raises OSError."""
-        made: list[Self] = []
-        errors: list[OSError] = []
-
-        def make() -> None:
-            try:
-                unshare(CLONE_NEWNET)
-                made.append(cls(OWN))
-            except OSError as error:
-                errors.append(error)
-
-        thread = threading.Thread(target=make, name="netns", daemon=True)
-        thread.start()
-        thread.join()
-        if errors:
-            raise errors[0]
-        return made[0]
-
     def __enter__(self) -> Self:
         return self
 
@@ -82,19 +62,9 @@ class NetworkNamespace:
         """What `function` returns or raises, called in the namespace. It must not wait for anything."""
         if self._fd < 0:
             raise OSError(errno.EBADF, "the network namespace was closed")
-        results: list[T] = []
-        errors: list[BaseException] = []
 
-        def visit() -> None:
-            try:
-                setns(self._fd, CLONE_NEWNET)
-                results.append(function())
-            except BaseException as error:  # noqa: BLE001 - it belongs to the thread that called
-                errors.append(error)
+        def visit() -> T:
+            setns(self._fd, CLONE_NEWNET)
+            return function()
 
-        thread = threading.Thread(target=visit, name="netns", daemon=True)
-        thread.start()
-        thread.join()
-        if errors:
-            raise errors[0]
-        return results[0]
+        return apart(visit, "netns")

@@ -27,6 +27,8 @@ APT_PACKAGES = {
     "mkfs.erofs": "erofs-utils",
     "mkfs.ext4": "e2fsprogs",
     "qemu-system-x86_64": "qemu-system-x86",
+    "nsenter": "util-linux",
+    "prlimit": "util-linux",
     "setpriv": "util-linux",
     "skopeo": "skopeo",
     "umoci": "umoci",

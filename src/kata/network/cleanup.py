@@ -21,31 +21,29 @@ if TYPE_CHECKING:
 
     from kata.linux.rtnetlink import Link
     from kata.linux.rtnetlink.host import HostNetlink
-    from kata.network.endpoint import Endpoint
 
 
-def cleanup(netns_path: str, endpoints: Iterable[Endpoint] = ()) -> None:
+def cleanup(netns_path: str, pci_addresses: Iterable[str] = ()) -> None:
     """Bring the namespace's interfaces back to what they were. Idempotent; a namespace that is gone is clean.
 
-    `endpoints` are those on record: PCI devices among them are in no namespace while a VM has them, and are given
-    back to the host. Raises NamespaceError for the host's own namespace, NetworkError when the kernel refuses,
+    `pci_addresses` are those on record: devices that are in no namespace while a VM has them, and are given back to
+    the host. Raises NamespaceError for the host's own namespace, NetworkError when the kernel refuses,
     after having tried all.
     """
     with ExitStack() as stack:
         stack.callback(_clean_namespace, netns_path)
-        for endpoint in endpoints:
-            if endpoint.pci_address:
-                stack.callback(_give_back, endpoint)
+        for address in pci_addresses:
+            stack.callback(_give_back, address)
 
 
-def _give_back(endpoint: Endpoint) -> None:
+def _give_back(address: str) -> None:
     from kata.network.vfio import release  # few pods have such a device
 
     try:
-        release(endpoint.pci_address)
-    except OSError as error:
-        what = f"the PCI device {endpoint.pci_address} of {endpoint.name!r} could not be given back"
-        raise NetworkError(f"{what}: {error.strerror}") from error
+        release(address)
+    except (OSError, ValueError) as error:  # ValueError: no address of a PCI device
+        what = getattr(error, "strerror", None) or str(error)
+        raise NetworkError(f"the PCI device {address} could not be given back: {what}") from error
 
 
 def _clean_namespace(netns_path: str) -> None:

@@ -5,7 +5,6 @@ NetworkError
  +-- UnsupportedInterfaceError  an interface of a kind that no guest can have             (config)
  +-- AttachError .............. an interface cannot be joined to the VM                   (host)
  +-- ModelError ............... the configuration asks for what there is not              (config)
- +-- WaitTimeoutError ......... nobody set the network up in time                         (host)
 """
 
 from __future__ import annotations
@@ -35,7 +34,3 @@ class ModelError(NetworkError):
     """A network setting is not acceptable; nothing was done."""
 
     layer = "config"
-
-
-class WaitTimeoutError(NetworkError):
-    """The namespace had no interface for the sandbox when the time was up."""

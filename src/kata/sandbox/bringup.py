@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from kata.log import Logger
     from kata.sandbox.agent_client import AgentClient
     from kata.sandbox.config import SandboxConfig
+    from kata.sandbox.podnetwork import PodNetwork
     from kata.sandbox.sharing import Exports
 
 RESTORE_TIMEOUT = 30.0
@@ -68,15 +69,22 @@ class Bringup:
         self._undo = undo
         self._calls = calls
 
-    def describe(self, nics: tuple[TapNic, ...]) -> MachineSpec:
-        """The machine that the sandbox would boot, with a folder and a user id of its own. Raises IdentityError."""
-        directory = paths.vm_dir() / self._config.id
+    @staticmethod
+    def directory(config: SandboxConfig, undo: ExitStack) -> str:
+        """The folder of the sandbox's VM, made where it is missing."""
+        directory = paths.vm_dir() / config.id
         if not directory.is_dir():
             directory.mkdir(mode=0o700, parents=True)
-            self._undo.callback(directory.rmdir)
-        identity = claim_identity(os.fspath(directory))
+            undo.callback(directory.rmdir)
+        return os.fspath(directory)
+
+    def describe(self, nics: tuple[TapNic, ...], network: PodNetwork | None) -> MachineSpec:
+        """The machine that the sandbox would boot, with a folder and a user id of its own. Raises IdentityError."""
+        directory = self.directory(self._config, self._undo)
+        identity = claim_identity(directory)
         self._undo.callback(identity.release)
-        return machine_spec(self._config, os.fspath(directory), nics, identity)
+        spec = machine_spec(self._config, directory, nics, identity)
+        return spec if network is None else network.place(spec)
 
     def restorable(self, spec: MachineSpec) -> MachineSpec:
         """The machine as one that goes on from a template; `spec` itself when it has to boot. Raises FactoryError."""

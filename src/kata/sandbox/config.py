@@ -74,10 +74,16 @@ class Sharing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PodNetworkConfig(msgspec.Struct, frozen=True):
-    """A pod's network namespace, and how its interfaces reach the guest. Rates in bits a second, 0 for no limit."""
+    """A pod's network namespace, and how its interfaces reach the guest. Rates in bits a second, 0 for no limit.
+
+    `netns` is its path, empty for a new one, which the engine then finds by the VMM's process. `queues` are those of a
+    NIC, 0 for one for each vCPU. `vhost`: the host's kernel moves packets, where it can.
+    """
 
     netns: str
     model: str = "tcfilter"
+    queues: int = 0
+    vhost: bool = False
     rx_rate: int = 0
     tx_rate: int = 0
 

@@ -144,6 +144,8 @@ def _clean_network(record: Record) -> None:
     if not isinstance(record.sandbox.network, PodNetworkConfig):
         return
     from kata.network.cleanup import cleanup
+    from kata.sandbox.podnetwork import noted_devices
 
+    devices = noted_devices(os.fspath(paths.vm_dir() / record.sandbox.id))
     with contextlib.suppress(KataError):  # the namespace may be gone, or be used by a sandbox that came later
-        cleanup(record.sandbox.network.netns)
+        cleanup(record.sandbox.network.netns, devices)

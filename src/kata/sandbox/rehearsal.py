@@ -62,7 +62,7 @@ def _container(agent: AgentClient) -> None:
     agent.create_container(NAME, ContainerPlan(spec, _storages(place)))
     agent.start_container(NAME)
     agent.exec_process(NAME, EXEC, process(ProcessOptions(args=SHORT)))
-    while agent.read_output(NAME, EXEC, stderr=False, size=4096):
+    while agent.ask_output(NAME, EXEC, stderr=False, size=4096)():
         pass
     agent.wait_process(NAME, EXEC)
     agent.stats(NAME)

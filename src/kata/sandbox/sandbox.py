@@ -74,6 +74,7 @@ class Sandbox:
         self._releases: dict[str, contextlib.ExitStack] = {}
         self._machine: Machine | None = None
         self._agent: AgentClient | None = None
+        self.network: PodNetwork | None = None
         self._share: Share | None = None
         self._copies = Copies(log)
         self._disks: Disks | None = None
@@ -84,9 +85,9 @@ class Sandbox:
         """Boot the VM and prepare its guest. Raises KataError; whatever was begun has then been undone."""
         try:
             with self._timed("network"):
-                network, nics = self._join_network()
+                nics = self._join_network()
             bringup = Bringup(self.config, self._log, self._undo, self._calls())
-            spec = bringup.describe(nics)
+            spec = bringup.describe(nics, self.network)
             with self._timed("template"):
                 # Before the cgroup: a template is nobody's, so its making does not count as this sandbox's.
                 restorable = bringup.restorable(spec)
@@ -95,13 +96,11 @@ class Sandbox:
             machine, agent, self._disks = bringup.bring_up(spec, restorable)
             self._agent, self.accelerator = agent, machine.accelerator
             self._undo.callback(self._copies.close)
-            if network is not None:
-                network.hand_over()
             with self._timed("sandbox"):
                 if machine.spec.saved is not None:
                     guest.renew(agent)
-                if network is not None:
-                    network.tell(agent)
+                if self.network is not None:
+                    self.network.enter(machine, agent, self._log, self._undo)
                 guest.prepare(agent, self.config)
             self._follow_containers(machine, agent)
         except BaseException:
@@ -305,14 +304,15 @@ class Sandbox:
         self._undo.callback(self._share.close)
         return exports
 
-    def _join_network(self) -> tuple[PodNetwork | None, tuple[TapNic, ...]]:
+    def _join_network(self) -> tuple[TapNic, ...]:
         if not isinstance(self.config.network, PodNetworkConfig):
-            return None, ()
+            return ()
         from kata.sandbox.podnetwork import PodNetwork
 
-        network = PodNetwork(self.config.network)
-        # The NIC of a template has one queue.
-        return network, network.join(1 if self.config.template else self.config.vcpus, self._undo)
+        config = self.config
+        queues = 1 if config.template else config.vcpus  # the NIC of a template has one
+        self.network = PodNetwork(self.config.network, queues, Bringup.directory(config, self._undo))
+        return self.network.join(self._undo)
 
     def _calls(self) -> Calls:
         return Calls(

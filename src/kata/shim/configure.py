@@ -45,6 +45,8 @@ DEFAULT_SLOTS = 10
 """How often memory can be added where the configuration says 0."""
 ROOT_PORTS, MOST_ROOT_PORTS = 2, 8
 """Places for disks that come later: each costs a little of the boot, and SCSI takes what finds none."""
+LATE_NICS = 1
+"""Places for networks that come later, which nobody announces."""
 
 
 class Configured(NamedTuple):
@@ -168,7 +170,7 @@ def sizing_of(config: Config, spec: Spec) -> Sizing:
 
 
 def pod_network(config: Config, spec: Spec) -> Literal["none"] | PodNetworkConfig:
-    """The network namespace of the pod; none for one that the engine has not made. Raises ConfigError.
+    """The network namespace of the pod, a new one if the engine has made none. Raises ConfigError.
 
     A specification without a network namespace asks for the host's, which a virtual machine cannot be in.
     """
@@ -180,13 +182,12 @@ def pod_network(config: Config, spec: Spec) -> Literal["none"] | PodNetworkConfi
             "the container wants the host's network, which a virtual machine cannot have",
             hint="leave --net-host or hostNetwork away",
         )
-    path = found[0].get("path", "")
-    if not path:
-        return "none"
     hypervisor = config.hypervisor
     return PodNetworkConfig(
-        netns=path,
+        netns=found[0].get("path", ""),
         model=config.runtime.internetworking_model,
+        queues=hypervisor.network_queues,
+        vhost=not hypervisor.disable_vhost_net,
         rx_rate=hypervisor.rx_rate_limiter_max_rate,
         tx_rate=hypervisor.tx_rate_limiter_max_rate,
     )
@@ -203,7 +204,7 @@ def root_ports(config: Config) -> int:
     """How many devices can be plugged in besides SCSI disks."""
     if config.hypervisor.machine_type != "q35":
         return 0
-    least = ROOT_PORTS if "blk" in disk_drivers(config) else 0
+    least = ROOT_PORTS if "blk" in disk_drivers(config) else LATE_NICS
     return min(MOST_ROOT_PORTS, max(least, config.hypervisor.pcie_root_port))
 
 

@@ -25,7 +25,7 @@ from kata.shim import health
 from kata.shim.bundle import annotations_of, read_spec, write_once
 from kata.shim.configure import Configured, configure, container_spec
 from kata.shim.events import timestamp
-from kata.shim.hooks import HostHooks
+from kata.shim.hooks import HostHooks, network_namespace
 from kata.shim.kind import BUNDLE_PATH, CONTAINER_TYPE, SANDBOX, Kind, kind_of
 from kata.shim.owner import Owner
 from kata.shim.portforward import Forwarder, start_forwarder
@@ -120,6 +120,14 @@ class Pod:
         with self._lock:
             return self._tasks.get(container_id)
 
+    def start(self, container_id: str) -> Task:
+        """Start a task, once the guest has what is in its network namespace by now. Raises KataError."""
+        task, sandbox = self.task(container_id), self._sandbox
+        if sandbox is not None and sandbox.network is not None and not sandbox.network.catch_up():
+            self._log.warn("a task starts before its network is ready", container=container_id)
+        task.start()
+        return task
+
     def delete(self, container_id: str) -> Process:
         """Remove a task that has ended or never began. Returns once nothing of it is left on this host."""
         task = self.task(container_id)
@@ -193,8 +201,7 @@ class Pod:
         root = spec.get("root", {}).get("path", "")
         try:
             with guest_rootfs(request.bundle, request.rootfs, config, root) as rootfs:
-                hooks.create(self.pid)  # before the machine boots: what they do to the pod's network is seen then
-                container = self._create_container(request, spec, kind, rootfs, configured)
+                container = self._create_container(request, spec, kind, rootfs, configured, hooks)
         except BaseException:
             unmount_rootfs(request.bundle)
             hooks.removed()
@@ -229,8 +236,16 @@ class Pod:
         kind: Kind,
         rootfs: Rootfs,
         configured: Configured | None,
+        hooks: HostHooks,
     ) -> Container:
-        """In the running sandbox, or in one that is started for it as `configured`."""
+        """In the running sandbox, or in one that is started for it as `configured`.
+
+        Hooks come first: what they do to the pod's network, the machine boots with. A network namespace that has no
+        name they find by the machine's process, so then they come after it.
+        """
+        nameless = configured is not None and not network_namespace(spec)
+        if not nameless:
+            hooks.create(self.pid)
         config = ContainerConfig(
             id=request.id,
             spec=cast("dict[str, object]", container_spec(configured or self._configured, spec)),
@@ -242,6 +257,8 @@ class Pod:
         sandbox = self._start_sandbox(configured, kind, spec, config)
         self._manage(sandbox, request.bundle)
         try:
+            if nameless:
+                hooks.create(self.pid)
             return sandbox.create_container(config)
         except BaseException:
             self._take_down()
@@ -284,7 +301,7 @@ class Pod:
             self._release()
             raise
         self._sandbox = sandbox
-        if isinstance(config.network, PodNetworkConfig) and kind.name == SANDBOX:
+        if isinstance(config.network, PodNetworkConfig) and config.network.netns and kind.name == SANDBOX:
             self._forwarder = start_forwarder(config.network.netns, self._log)
         self._down.clear()
         threading.Thread(target=self._watch_memory, args=(sandbox,), name="oom", daemon=True).start()

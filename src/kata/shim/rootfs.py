@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import os
 import stat
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from kata.errors import KataError
 from kata.linux import mounts, syscalls
+from kata.linux.apart import apart
 from kata.linux.mountoptions import parse_options
 from kata.sandbox.config import PluggedRootfs, SharedRootfs
 
@@ -164,18 +164,10 @@ def _shorten(options: list[str]) -> tuple[list[str], str]:
 
 def _in_folder(folder: str, work: Callable[[], None]) -> None:
     """Call `work` with another current folder, which only a thread of its own can have (unshare(2), CLONE_FS)."""
-    errors: list[OSError] = []
 
     def run() -> None:
-        try:
-            syscalls.unshare(syscalls.CLONE_FS)
-            os.chdir(folder)
-            work()
-        except OSError as error:
-            errors.append(error)
+        syscalls.unshare(syscalls.CLONE_FS)
+        os.chdir(folder)
+        work()
 
-    thread = threading.Thread(target=run, name="mount", daemon=True)
-    thread.start()
-    thread.join()
-    if errors:
-        raise errors[0]
+    apart(run, "mount")

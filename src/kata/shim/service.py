@@ -56,11 +56,10 @@ class TaskService:
 
     def start(self, request: task_pb2.StartRequest, call: Call) -> task_pb2.StartResponse:
         """Start a task or a process that was added to it."""
+        if not request.exec_id:
+            return task_pb2.StartResponse(pid=self._pods.get().start(request.id).pid)
         task = self._pods.get().task(request.id)
-        if request.exec_id:
-            task.start_added(request.exec_id)
-        else:
-            task.start()
+        task.start_added(request.exec_id)
         return task_pb2.StartResponse(pid=task.pid)
 
     def delete(self, request: task_pb2.DeleteRequest, call: Call) -> task_pb2.DeleteResponse:

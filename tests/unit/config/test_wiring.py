@@ -26,9 +26,9 @@ WAITING = {
     "hypervisor": """
         block_device_aio block_device_cache_direct block_device_cache_noflush block_device_cache_set
         block_device_logical_sector_size block_device_physical_sector_size cold_plug_vfio
-        cpu_features default_bridges disable_vhost_net enable_debug enable_iothreads
+        cpu_features default_bridges enable_debug enable_iothreads
         entropy_source firmware guest_hook_path hot_plug_vfio machine_accelerators
-        memory_offset network_queues num_queues path queue_size
+        memory_offset num_queues path queue_size
     """,
     "runtime": """
         create_container_timeout enable_debug

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from contextlib import ExitStack
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 from kata.hypervisor.errors import HypervisorError, SpecError
 from kata.hypervisor.machine import (
     Disk,
+    HostDevice,
     MachineSpec,
     NinePDirectory,
     PublishedPort,
@@ -23,6 +26,7 @@ from kata.hypervisor.machine import (
 from kata.hypervisor.qemu import files
 from kata.hypervisor.qemu.command_line import Resolved, command_line, kernel_line
 from kata.hypervisor.qemu.devices import VsockEndpoint, disk_address, nic_fds
+from kata.hypervisor.qemu.machine import QemuMachine
 
 SPEC = MachineSpec(sandbox_id="abc", directory="/run/vc/vm/abc", kernel="/k", initrd=None, image="/i", memory_mib=128)
 MAC = "02:00:00:00:00:01"
@@ -411,16 +415,52 @@ def test_nics_that_cannot_be(nics: tuple[TapNic, ...]) -> None:
         argv(with_spec(nics=nics))
 
 
-def test_vhost_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "VHOST_NET", "/nonexistent/vhost-net")
-    with ExitStack() as stack:
-        assert files.open_vhost((TapNic(MAC, (7, 8)),), stack) == ((),)
-        with pytest.raises(HypervisorError, match="vhost-net cannot be opened: No such file"):
-            files.open_vhost((TapNic(MAC, (7,), vhost=True),), stack)
+@pytest.mark.parametrize("missing", [errno.ENOENT, errno.ENODEV, errno.ENXIO])
+def test_vhost_that_is_not_there(monkeypatch: pytest.MonkeyPatch, missing: int) -> None:
+    """Then QEMU moves the packets; one that is there and refused is somebody's mistake."""
+
+    def refuse(*_arguments: object) -> int:
+        raise OSError(missing, os.strerror(missing))
+
+    wanted = (TapNic(MAC, (7, 8), vhost=True), TapNic(MAC, (9,)))
+    with ExitStack() as stack, monkeypatch.context() as patch:
+        patch.setattr(os, "open", refuse)
+        assert files.open_vhost(wanted, stack) == ((), ())
+        missing = errno.EACCES
+        with pytest.raises(HypervisorError, match="vhost-net cannot be opened: Permission denied"):
+            files.open_vhost(wanted, stack)
     monkeypatch.setattr(files, "VHOST_NET", "/dev/null")
     with ExitStack() as stack:
-        ((first, second),) = files.open_vhost((TapNic(MAC, (7, 8), vhost=True),), stack)
-        assert first != second
+        ((first, second), none) = files.open_vhost(wanted, stack)
+        assert first != second and none == ()
+
+
+def test_devices_of_the_host_are_behind_ports_of_their_own() -> None:
+    spec = with_spec(pcie_root_ports=2, host_devices=(HostDevice("0000:5e:00.1"), HostDevice("0000:5e:00.2")))
+    found = objects(argv(spec), "-device")
+    assert [device["id"] for device in found if device["driver"] == "pcie-root-port"] == [f"port{n}" for n in range(4)]
+    assert [device for device in found if device["driver"] == "vfio-pci"] == [
+        {"driver": "vfio-pci", "id": "host0", "host": "0000:5e:00.1", "bus": "port2", "addr": "0"},
+        {"driver": "vfio-pci", "id": "host1", "host": "0000:5e:00.2", "bus": "port3", "addr": "0"},
+    ]
+    machine = QemuMachine(spec)
+    assert machine.host_device_path("0000:5e:00.2") == "1d.3/00"
+    with pytest.raises(HypervisorError, match=r"no device .* of the host"):
+        machine.host_device_path("0000:5e:00.3")
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"host_devices": (HostDevice("5e:00.1"),)}, "not a PCI address"),
+        ({"host_devices": (HostDevice("0000:5e:00.1,x=y"),)}, "not a PCI address"),
+        ({"host_devices": (HostDevice("0000:5e:00.1"),), "pcie_root_ports": 8}, "8 root ports at most, not 9"),
+        ({"host_devices": (HostDevice("0000:5e:00.1"),), "machine_type": "microvm"}, "microvm cannot have PCI devices"),
+    ],
+)
+def test_devices_of_the_host_that_no_machine_can_have(changes: Any, sentence: str) -> None:
+    with pytest.raises(SpecError, match=sentence):
+        argv(with_spec(**changes))
 
 
 def test_a_machine_that_is_to_be_saved_keeps_its_memory_in_a_file_that_others_may_map() -> None:

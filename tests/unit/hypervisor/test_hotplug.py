@@ -20,7 +20,7 @@ from kata.hypervisor.errors import (
     QmpTimeoutError,
     SpecError,
 )
-from kata.hypervisor.machine import Disk, MachineSpec
+from kata.hypervisor.machine import Disk, MachineSpec, TapNic
 from kata.hypervisor.qemu import files
 from kata.hypervisor.qemu.hotplug import GONE, REFUSED, Hotplug, PciDevice
 from kata.hypervisor.qemu.qmp import Event, QmpClient
@@ -36,6 +36,8 @@ class FakeQemu:
         self.fdsets: set[int] = set()
         self.nodes: dict[str, dict[str, Any]] = {}
         self.devices: dict[str, dict[str, Any]] = {}
+        self.back_ends: dict[str, dict[str, Any]] = {}
+        self.named_fds: set[str] = set()
         self.fail: set[str] = set()
         self.silent: set[str] = set()
         self.said: list[str] = []
@@ -44,7 +46,6 @@ class FakeQemu:
         self.fd_targets: list[str] = []
         self._next_set = 7
         self.spares: dict[str, str] = {}
-        self.sockets: list[str] = []
 
     def execute(self, command: str, arguments: Any = None, *, fds: Sequence[int] = (), timeout: float = 10.0) -> object:
         assert timeout > 0
@@ -97,13 +98,33 @@ class FakeQemu:
         self.spares[node["node-name"]] = node["file"]
         return {}
 
-    def getfd(self, arguments: Any, fds: Sequence[int]) -> object:
-        assert len(fds) == 1
-        self.sockets.append(arguments["fdname"])
+    def chardev_add(self, arguments: Any, _fds: Sequence[int]) -> object:
+        self.named_fds.remove(arguments["backend"]["data"]["addr"]["data"]["str"])
         return {}
 
-    def chardev_add(self, arguments: Any, _fds: Sequence[int]) -> object:
-        assert arguments["backend"]["data"]["addr"]["data"]["str"] in self.sockets
+    def getfd(self, arguments: Any, fds: Sequence[int]) -> object:
+        assert len(fds) == 1
+        self.named_fds.add(arguments["fdname"])
+        return {}
+
+    def closefd(self, arguments: Any, _fds: Sequence[int]) -> object:
+        if arguments["fdname"] not in self.named_fds:
+            raise QmpCommandError("closefd", "GenericError", "not found")
+        self.named_fds.remove(arguments["fdname"])
+        return {}
+
+    def netdev_add(self, arguments: Any, _fds: Sequence[int]) -> object:
+        taken = set(":".join(filter(None, (arguments["fds"], arguments.get("vhostfds")))).split(":"))
+        assert taken <= self.named_fds
+        self.named_fds -= taken
+        self.back_ends[arguments["id"]] = arguments
+        return {}
+
+    def netdev_del(self, arguments: Any, _fds: Sequence[int]) -> object:
+        if arguments["id"] not in self.back_ends:
+            raise QmpCommandError("netdev_del", "DeviceNotFound", "no such back end")
+        assert not [device for device in self.devices.values() if device.get("netdev") == arguments["id"]]
+        del self.back_ends[arguments["id"]]
         return {}
 
     def device_add(self, arguments: Any, _fds: Sequence[int]) -> object:
@@ -124,7 +145,7 @@ class FakeQemu:
         self.events.append(Event(GONE, {"device": name, "path": f"/machine/peripheral/{name}"}, 0.0))
 
     def is_clean(self) -> bool:
-        return not (self.fdsets or self.nodes or self.devices)
+        return not (self.fdsets or self.nodes or self.devices or self.back_ends or self.named_fds)
 
 
 @pytest.fixture
@@ -183,6 +204,77 @@ def test_any_pci_device(qemu: FakeQemu) -> None:
     assert [device["bus"] for device in qemu.devices.values()] == ["port0", "port1"]
     machine.remove("nic")
     assert machine.add_pci(PciDevice("nic", "e1000e")) == "1d.0/00"
+
+
+MAC = "02:00:00:00:00:0A"
+
+
+def test_a_nic_comes_and_goes(qemu: FakeQemu, image: str) -> None:
+    machine = hotplug(qemu)
+    with open(image) as first, open(image) as second:
+        assert machine.add_nic(TapNic(MAC, (first.fileno(), second.fileno()), 1400)) == "1d.0/00"
+    assert qemu.said == ["getfd", "getfd", "netdev_add", "device_add"]
+    back_end = {"type": "tap", "id": "hot1", "fds": "hot1-tap0:hot1-tap1", "vhost": False}
+    assert qemu.back_ends == {"hot1": back_end}
+    assert qemu.devices["hot1"] == {
+        "driver": "virtio-net-pci",
+        "disable-legacy": "on",
+        "romfile": "",
+        "netdev": "hot1",
+        "mac": MAC.lower(),
+        "host_mtu": 1400,
+        "mq": True,
+        "vectors": 6,
+        "bus": "port0",
+        "addr": "0",
+        "id": "hot1",
+    }
+    with open(image) as file, pytest.raises(HypervisorError, match="already"):
+        machine.add_nic(TapNic(MAC, (file.fileno(),)))
+    machine.remove_nic(MAC)
+    assert qemu.is_clean() and machine.names() == ()
+    assert qemu.said[4:] == ["device_del", "netdev_del"]
+
+
+def test_a_nic_with_vhost(qemu: FakeQemu, image: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "VHOST_NET", "/dev/null")
+    with open(image) as file:
+        hotplug(qemu).add_nic(TapNic(MAC, (file.fileno(),), vhost=True))
+    assert qemu.back_ends["hot1"] == {
+        "type": "tap",
+        "id": "hot1",
+        "fds": "hot1-tap0",
+        "vhost": True,
+        "vhostfds": "hot1-vhost0",
+    }
+
+
+@pytest.mark.parametrize("how", ["fail", "silent"])
+@pytest.mark.parametrize("step", ["getfd", "netdev_add", "device_add"])
+def test_a_nic_that_does_not_come(qemu: FakeQemu, image: str, step: str, how: str) -> None:
+    machine = hotplug(qemu)
+    getattr(qemu, how).add(step)
+    with open(image) as file, pytest.raises((QmpCommandError, QmpTimeoutError), match=step):
+        machine.add_nic(TapNic(MAC, (file.fileno(),)))
+    assert qemu.is_clean() and machine.names() == ()
+
+
+def test_a_nic_that_no_machine_can_have(qemu: FakeQemu) -> None:
+    with pytest.raises(SpecError, match="no tap"):
+        hotplug(qemu).add_nic(TapNic(MAC, ()))
+    with pytest.raises(NoPlaceError, match="microvm takes no devices"):
+        hotplug(qemu, machine_type="microvm", scsi_controller=False).add_nic(TapNic(MAC, (0,)))
+    assert qemu.said == []
+
+
+def test_a_nic_from_the_start_loses_its_link(qemu: FakeQemu) -> None:
+    machine = hotplug(qemu, nics=(TapNic("02:00:00:00:00:01", (3,)), TapNic(MAC, (4,))))
+    qemu.back_ends = {"tap0": {}, "tap1": {}}
+    for _ in range(2):  # the second finds nothing to do
+        machine.remove_nic(MAC.lower())
+        assert list(qemu.back_ends) == ["tap0"]
+    with pytest.raises(HypervisorError, match="no NIC with the address"):
+        machine.remove_nic("02:00:00:00:00:99")
 
 
 @pytest.mark.parametrize("step", STEPS)

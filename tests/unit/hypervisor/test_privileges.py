@@ -37,6 +37,21 @@ def test_words(uid: int | None, low: bool, root: bool, expected: str) -> None:
     assert words == [*expected.split(), "/bin/sh", "-c", '[ "$PPID" = "$0" ] && exec "$@"', str(os.getpid())]
 
 
+def test_memory_that_it_may_lock() -> None:
+    words = drop_privileges(None, None, accelerator="tcg", bind_low_ports=False, root=False, locked_memory=4096)
+    assert words[:3] == ["prlimit", "--memlock=4096:4096", "setpriv"]
+    done = subprocess.run([*words, "cat", "/proc/self/limits"], capture_output=True, check=True, text=True)
+    assert [line.split()[3:5] for line in done.stdout.splitlines() if "locked" in line] == [["4096", "4096"]]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="enters a namespace")
+def test_the_network_that_it_runs_in() -> None:
+    words = drop_privileges(None, None, accelerator="tcg", bind_low_ports=False, netns="/proc/self/ns/net")
+    assert words[:4] == ["nsenter", "--net=/proc/self/ns/net", "--", "setpriv"]
+    said = subprocess.run([*words, "readlink", "/proc/self/ns/net"], capture_output=True, check=True, text=True).stdout
+    assert said.strip() == os.readlink("/proc/self/ns/net")
+
+
 @pytest.mark.parametrize(("gid", "mode", "groups"), [(109, 0o20660, "109"), (0, 0o20660, None), (109, 0o20600, None)])
 def test_kvm_needs_its_devices_group(monkeypatch: pytest.MonkeyPatch, gid: int, mode: int, groups: str | None) -> None:
     monkeypatch.setattr(os, "stat", lambda _path: SimpleNamespace(st_gid=gid, st_mode=mode))

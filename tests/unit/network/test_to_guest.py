@@ -9,7 +9,6 @@ import pytest
 from kata.linux.rtnetlink import IFF_NOARP, Address, Neighbour, Route
 from kata.network import to_guest
 from kata.network.endpoint import Endpoint
-from kata.network.watch import Changes, changes
 from kata.protocol.generated import types_pb2
 
 V4, V6 = socket.AF_INET, socket.AF_INET6
@@ -104,13 +103,3 @@ def test_a_neighbour() -> None:
 )
 def test_link_local(family: int, text: str, expected: bool) -> None:
     assert to_guest.is_link_local(Address(2, family, text, 64 if family == V6 else 24)) is expected
-
-
-def test_changes() -> None:
-    one, two = endpoint("eth0"), endpoint("eth1", index=3)
-    moved = endpoint("eth0", mtu=9000)
-    assert not changes((one, two), (two, one))
-    assert changes((one,), (moved, two)) == Changes(added=(two,), changed=(moved,))
-    assert changes((one,), ()) == Changes(removed=(one,))
-    replaced = endpoint("eth0", index=9)  # another interface, which has the name of the first
-    assert changes((one,), (replaced,)) == Changes(added=(replaced,), removed=(one,))

@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from kata import paths
 from kata.hypervisor.identity import claim_identity
+from kata.sandbox.config import PodNetworkConfig
 from kata.sandbox.errors import ConflictError, NotFoundError, SandboxError
+from kata.sandbox.podnetwork import note_devices
 from kata.sandbox.reconcile import kill, reconcile, remove_leftovers
 from kata.sandbox.store import ProcessRef, Store, process_ref
 from tests.unit.sandbox.records import record
@@ -132,3 +136,21 @@ def test_only_the_very_process_is_killed(store: Store) -> None:
     kill(reference)
     assert child.wait(5) == -9
     kill(reference)
+
+
+def test_the_hosts_devices_come_back_from_a_sandbox_that_was_killed(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[str] = []
+    monkeypatch.setattr("kata.network.vfio.release", given.append)
+    made = record()
+    made.sandbox = replace(made.sandbox, network=PodNetworkConfig("/nonexistent/netns"))
+    os.close(store.create(made))
+    directory = paths.vm_dir() / made.sandbox.id
+    directory.mkdir(parents=True)
+    with ExitStack() as undo:
+        note_devices(os.fspath(directory), ["0000:5e:00.1", "0000:5e:00.2"], undo)
+        undo.pop_all()  # killed
+    remove_leftovers(store, made.sandbox.id)
+    assert sorted(given) == ["0000:5e:00.1", "0000:5e:00.2"]
+    assert not directory.exists()

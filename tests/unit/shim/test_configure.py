@@ -32,7 +32,7 @@ def load(folder: Path, *lines: str) -> Config:
         (["pcie_root_port = 1"], ("blk", "scsi"), 2),
         (["pcie_root_port = 5"], ("blk", "scsi"), 5),
         (["pcie_root_port = 16"], ("blk", "scsi"), 8),
-        (['block_device_driver = "virtio-scsi"'], ("scsi",), 0),
+        (['block_device_driver = "virtio-scsi"'], ("scsi",), 1),
         (['block_device_driver = "virtio-scsi"', "pcie_root_port = 3"], ("scsi",), 3),
         (['machine_type = "microvm"', "pcie_root_port = 3"], ("blk",), 0),
     ],
@@ -94,7 +94,9 @@ def test_the_network_is_the_pods_or_none_and_never_the_hosts(tmp_path: Path) -> 
     def network(*namespaces: object) -> object:
         return configure.pod_network(config, cast("Spec", {"linux": {"namespaces": list(namespaces)}}))
 
-    assert network(NETWORK) == PodNetworkConfig("/run/netns/pod", "tcfilter", 8000, 0)
-    assert network({"type": "network"}) == "none"
+    assert network(NETWORK) == PodNetworkConfig("/run/netns/pod", "tcfilter", vhost=True, rx_rate=8000)
+    assert network({"type": "network"}) == PodNetworkConfig("", "tcfilter", vhost=True, rx_rate=8000)
     with pytest.raises(ConfigError, match="host's network"):
         network({"type": "pid"})
+    config = load(tmp_path, "network_queues = 4", "disable_vhost_net = true")
+    assert network(NETWORK) == PodNetworkConfig("/run/netns/pod", "tcfilter", queues=4)

@@ -98,6 +98,7 @@ def command_line(spec: MachineSpec, resolved: Resolved) -> list[str]:
         *(_device(devices.balloon(spec)) if spec.balloon else ()),
         *_network(spec),
         *_taps(spec, resolved),
+        *(word for index in range(len(spec.host_devices)) for word in _device(devices.host_device(spec, index))),
         *_disks(spec, resolved),
         *_spares(spec),
         *(_shares(spec) if spec.saved is None else ()),
@@ -171,8 +172,7 @@ def _boot(spec: MachineSpec) -> list[str]:
 def _buses(spec: MachineSpec) -> list[str]:
     """What other devices hang on, so before all of them."""
     parts = [devices.iommu()] if spec.iommu else []
-    if spec.machine_type == "q35":
-        parts += [devices.root_port(port) for port in range(spec.pcie_root_ports)]
+    parts += [devices.root_port(port) for port in range(devices.root_ports(spec))]
     if spec.scsi_controller:
         parts.append(devices.scsi_controller(spec))
     return [word for part in parts for word in _device(part)]

@@ -9,6 +9,8 @@ does not; and with ACPI instead, Debian's stops under TCG while it looks for a t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from kata.hypervisor.machine import Disk, DiskAddress, MachineSpec, NinePDirectory, PublishedPort, TapNic, UserNetwork
@@ -190,6 +192,17 @@ def root_port(port: int) -> Device:
     return {"driver": "pcie-root-port", "id": root_port_name(port), **place, "chassis": port + 1, "slot": port}
 
 
+def root_ports(spec: MachineSpec) -> int:
+    """How many there are: those for devices that come later, and after them those of host devices."""
+    return spec.pcie_root_ports + len(spec.host_devices) if spec.machine_type == "q35" else 0
+
+
+def host_device(spec: MachineSpec, index: int) -> Device:
+    """A PCI device of the host, by VFIO."""
+    place = {"bus": root_port_name(spec.pcie_root_ports + index), "addr": "0"}
+    return {"driver": "vfio-pci", "id": f"host{index}", "host": spec.host_devices[index].address, **place}
+
+
 def root_port_name(port: int) -> str:
     """QEMU's id of a root port, and of the bus behind it."""
     return f"port{port}"
@@ -362,15 +375,38 @@ def tap_back_end(index: int, nic: TapNic, vhost_fds: tuple[int, ...]) -> Device:
 
 
 def tap_card(spec: MachineSpec, index: int, nic: TapNic) -> Device:
-    """virtio-net in front of `tap<index>`. More than one queue pair takes an interrupt for each direction of each."""
-    properties: Device = {"netdev": f"tap{index}", "mac": nic.mac.lower()}
+    """virtio-net in front of `tap<index>`."""
+    pci = spec.machine_type != "microvm"
+    return _nic(spec, index + (spec.network is not None), netdev=f"tap{index}", **_tap_properties(nic, pci=pci))
+
+
+def plugged_tap(name: str, fds: Sequence[str], vhost_fds: Sequence[str]) -> Device:
+    """A tap that comes while the guest runs, by the names of the descriptors that QEMU was sent (getfd)."""
+    tap: Device = {"type": "tap", "id": name, "fds": ":".join(fds), "vhost": bool(vhost_fds)}
+    return {**tap, "vhostfds": ":".join(vhost_fds)} if vhost_fds else tap
+
+
+def plugged_card(name: str, nic: TapNic) -> Device:
+    """virtio-net in front of the tap `name`, which comes while the guest runs; its place is the caller's to add."""
+    card: Device = {"driver": "virtio-net-pci", "disable-legacy": "on", "romfile": "", "netdev": name}
+    return {**card, **_tap_properties(nic, pci=True)}
+
+
+def _tap_properties(nic: TapNic, *, pci: bool) -> Device:
+    """More than one queue pair takes an interrupt for each direction of each."""
+    properties: Device = {"mac": nic.mac.lower()}
     if nic.mtu:
         properties["host_mtu"] = nic.mtu
     if len(nic.fds) > 1:
         properties["mq"] = True
-        if spec.machine_type != "microvm":
+        if pci:
             properties["vectors"] = 2 * len(nic.fds) + 2
-    return _nic(spec, index + (spec.network is not None), **properties)
+    return properties
+
+
+def nic_path(spec: MachineSpec, index: int) -> str:
+    """The PCI path of a NIC of `spec.nics`, as the agent reads it: the slot, and its function."""
+    return f"{NET_SLOT:02x}.{index + (spec.network is not None)}"
 
 
 def _nic(spec: MachineSpec, function: int, **properties: object) -> Device:

@@ -1,4 +1,4 @@
-"""What comes to a running QEMU and leaves it: disks, and any other PCI device. Made by `machine.py` at boot.
+"""What comes to a running QEMU and leaves it: disks, NICs, any other PCI device. Made by `machine.py` at boot.
 
 Everything done for a device pushes its undoing, so a failure half way and a removal take the same way back. What
 cannot be undone (the guest does not let go, QEMU does not answer) keeps its place, and another removal goes on where
@@ -10,15 +10,15 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from kata.hypervisor.errors import HypervisorError, NoPlaceError, QmpCommandError, QmpProtocolError
-from kata.hypervisor.machine import Disk, DiskAddress
+from kata.hypervisor.machine import Disk, DiskAddress, TapNic
 from kata.hypervisor.qemu import devices, files
-from kata.hypervisor.qemu.validation import check_disk
+from kata.hypervisor.qemu.validation import check_disk, check_nic
 
 if TYPE_CHECKING:
     from kata.hypervisor.machine import MachineSpec
@@ -94,7 +94,7 @@ class Hotplug:
         else:
             properties = _behind(number, devices.plugged_disk(device.id, disk))
             address = DiskAddress("blk", devices.root_port_path(number))
-        self._add(disk.serial, device, properties, timeout, disk)
+        self._add(disk.serial, device, properties, timeout, lambda deadline: self._add_image(device, disk, deadline))
         device.address = address
         device.busy = False
         return address
@@ -119,6 +119,38 @@ class Hotplug:
             self._give_up(f"fs{index}", device)
             raise
         device.busy = False
+
+    def add_nic(self, nic: TapNic, timeout: float = ADD_TIMEOUT) -> str:
+        """Send QEMU a tap's descriptors and plug a NIC in front of it; its PCI path in the guest.
+
+        Raises SpecError, NoPlaceError, HypervisorError.
+        """
+        check_nic(nic)
+        name = _nic_name(nic.mac)
+        device = self._reserve(name, "port")
+        number = device.place[1]
+        properties = _behind(number, devices.plugged_card(device.id, nic))
+        self._add(name, device, properties, timeout, lambda deadline: self._add_back_end(device, nic, deadline))
+        device.busy = False
+        return devices.root_port_path(number)
+
+    def remove_nic(self, mac: str, timeout: float = REMOVE_TIMEOUT) -> None:
+        """Take away a NIC that was added; one of the spec, which sits where nothing can be taken away, loses its link.
+
+        Raises HypervisorError.
+        """
+        if _nic_name(mac) in self.names():
+            self.remove(_nic_name(mac), timeout)
+            return
+        found = [index for index, nic in enumerate(self._spec.nics) if nic.mac.lower() == mac.lower()]
+        if not found:
+            raise HypervisorError(f"the machine has no NIC with the address {mac}")
+        back_end = devices.tap_back_end(found[0], self._spec.nics[found[0]], ())["id"]
+        try:
+            self._qmp.execute("netdev_del", {"id": back_end}, timeout=timeout)
+        except QmpCommandError as error:
+            if error.error_class != NOT_FOUND:
+                raise
 
     def remove(self, name: str, timeout: float = REMOVE_TIMEOUT) -> None:
         """Take a device away, and wait until it is gone. Raises HypervisorError; then it may be tried again."""
@@ -196,12 +228,17 @@ class Hotplug:
     # Section: doing and undoing
 
     def _add(
-        self, name: str, device: _Device, properties: devices.Device, timeout: float, disk: Disk | None = None
+        self,
+        name: str,
+        device: _Device,
+        properties: devices.Device,
+        timeout: float,
+        prepare: Callable[[float], None] = lambda _deadline: None,
     ) -> None:
+        """`prepare` makes what is behind the device, by the deadline that it is given."""
         deadline = time.monotonic() + timeout
         try:
-            if disk is not None:
-                self._add_image(device, disk, deadline)
+            prepare(deadline)
             self._plug(device, properties, deadline)
         except BaseException:
             self._give_up(name, device)
@@ -259,6 +296,28 @@ class Hotplug:
         device.undo.append(lambda left: self._drop_node(device.id, left))
         self._qmp.execute("blockdev-add", devices.disk_node(device.id, disk, fdset, driver), timeout=_left(deadline))
 
+    def _add_back_end(self, device: _Device, nic: TapNic, deadline: float) -> None:
+        with ExitStack() as ours:
+            [vhost] = files.open_vhost((nic,), ours)
+            taps = {f"{device.id}-tap{queue}": fd for queue, fd in enumerate(nic.fds)}
+            vhosts = {f"{device.id}-vhost{queue}": fd for queue, fd in enumerate(vhost)}
+            device.undo.append(lambda left: self._drop_back_end(device.id, (*taps, *vhosts), left))
+            for name, fd in {**taps, **vhosts}.items():
+                self._qmp.execute("getfd", {"fdname": name}, fds=[fd], timeout=_left(deadline))
+            back_end = devices.plugged_tap(device.id, tuple(taps), tuple(vhosts))
+            self._qmp.execute("netdev_add", back_end, timeout=_left(deadline))
+
+    def _drop_back_end(self, name: str, fd_names: Iterable[str], timeout: float) -> None:
+        try:
+            self._qmp.execute("netdev_del", {"id": name}, timeout=timeout)
+            return
+        except QmpCommandError as error:
+            if error.error_class != NOT_FOUND:
+                raise
+        for fd_name in fd_names:  # nothing took them over; QEMU refuses those that it never had
+            with suppress(QmpCommandError):
+                self._qmp.execute("closefd", {"fdname": fd_name}, timeout=timeout)
+
     def _drop_node(self, node: str, timeout: float) -> None:
         try:
             self._qmp.execute("blockdev-del", {"node-name": node}, timeout=timeout)
@@ -296,6 +355,10 @@ class Hotplug:
 
 def _behind(port: int, properties: devices.Device) -> devices.Device:
     return {**properties, "bus": devices.root_port_name(port), "addr": "0"}
+
+
+def _nic_name(mac: str) -> str:
+    return f"nic {mac.lower()}"  # no serial of a disk has a space
 
 
 def _left(deadline: float) -> float:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kata.hypervisor.errors import HypervisorError, QmpError, StartError
-from kata.hypervisor.qemu import devices, files, migration
+from kata.hypervisor.qemu import devices, files, migration, vfio
 from kata.hypervisor.qemu.command_line import Resolved, command_line
 from kata.hypervisor.qemu.console import Console, clean_lines
 from kata.hypervisor.qemu.growth import Growth
@@ -32,7 +32,7 @@ from kata.hypervisor.vsock import DEVICE as VSOCK_DEVICE
 from kata.linux.process import PATH, spawn
 
 if TYPE_CHECKING:
-    from kata.hypervisor.machine import Disk, DiskAddress, MachineSpec, Stream
+    from kata.hypervisor.machine import Disk, DiskAddress, MachineSpec, Stream, TapNic
 
 BINARY = "qemu-system-x86_64"
 START_TIMEOUT = 30.0
@@ -152,6 +152,13 @@ class QemuMachine:
         except KeyError:
             raise HypervisorError(f"the machine has no disk with the serial {serial!r}") from None
 
+    def host_device_path(self, address: str) -> str:
+        """Where a host device is in the guest. Raises HypervisorError without it."""
+        for index, device in enumerate(self.spec.host_devices):
+            if device.address == address:
+                return devices.root_port_path(self.spec.pcie_root_ports + index)
+        raise HypervisorError(f"the machine has no device {address} of the host")
+
     def add_disk(self, disk: Disk) -> DiskAddress:
         """Open an image and plug it into the running guest. Raises SpecError, NoPlaceError, HypervisorError."""
         return self.hotplug.add_disk(disk)
@@ -163,6 +170,18 @@ class QemuMachine:
     def resize_disk(self, serial: str, size: int) -> None:
         """Let the guest see that an added disk has grown, and a file grow. Raises HypervisorError."""
         self.hotplug.resize_disk(serial, size)
+
+    def nic_path(self, number: int) -> str:
+        """The PCI path of a NIC of the spec."""
+        return devices.nic_path(self.spec, number)
+
+    def add_nic(self, nic: TapNic) -> str:
+        """Plug a NIC into the running guest. Raises SpecError, NoPlaceError, HypervisorError."""
+        return self.hotplug.add_nic(nic)
+
+    def remove_nic(self, mac: str) -> None:
+        """Take a NIC away, and wait until it is gone. Raises HypervisorError."""
+        self.hotplug.remove_nic(mac)
 
     def vcpu_threads(self) -> tuple[int, ...]:
         """The threads of the guest's CPUs. Raises HypervisorError."""
@@ -246,6 +265,10 @@ class QemuMachine:
     def _start(self) -> None:
         files.check_boot_files(self.spec)
         self._accelerator = self._choose_accelerator()
+        with vfio.open_groups(self.spec):
+            self._launch()
+
+    def _launch(self) -> None:
         with ExitStack() as ours:
             qmp, qmp_fd = _socket_pair(ours)
             console, console_fd = _socket_pair(ours)
@@ -297,6 +320,8 @@ class QemuMachine:
             self.spec.gid,
             accelerator=self._accelerator,
             bind_low_ports=any(port.host_port < 1024 for port in published),
+            locked_memory=vfio.locked_memory(self.spec),
+            netns=self.spec.netns,
         )
         return [*prefix, *command_line(self.spec, resolved)], (
             *resolved.fds(),

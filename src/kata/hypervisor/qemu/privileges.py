@@ -17,15 +17,25 @@ _UNLESS_ORPHANED = '[ "$PPID" = "$0" ] && exec "$@"'
 
 
 def drop_privileges(
-    uid: int | None, gid: int | None, *, accelerator: str, bind_low_ports: bool, root: bool | None = None
+    uid: int | None,
+    gid: int | None,
+    *,
+    accelerator: str,
+    bind_low_ports: bool,
+    root: bool | None = None,
+    locked_memory: int = 0,
+    netns: str = "",
 ) -> list[str]:
     """The words to put before a VMM's argv.
 
-    `bind_low_ports` keeps CAP_NET_BIND_SERVICE, for a published port below 1024. `root` is whether we may
-    shrink the bounding set (by default: whether we are root). Raises HypervisorError when the accelerator is
-    kvm and the user could not open its device.
+    `bind_low_ports` keeps CAP_NET_BIND_SERVICE, for a published port below 1024. `root` is whether we may shrink the
+    bounding set (by default: whether we are root). `locked_memory` are bytes that it may lock, which takes
+    CAP_SYS_RESOURCE; 0 leaves that as it is. `netns` is the path of the network namespace that it runs in, empty for
+    ours. Raises HypervisorError when the accelerator is kvm and the user could not open its device.
     """
-    words = ["setpriv", "--no-new-privs", "--pdeathsig", "KILL"]
+    words = ["nsenter", f"--net={netns}", "--"] if netns else []
+    words += ["prlimit", f"--memlock={locked_memory}:{locked_memory}"] if locked_memory else []
+    words += ["setpriv", "--no-new-privs", "--pdeathsig", "KILL"]
     if root is None:
         root = os.geteuid() == 0
     if root:

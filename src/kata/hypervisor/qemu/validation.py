@@ -10,13 +10,14 @@ import re
 import socket
 
 from kata.hypervisor.errors import SpecError
-from kata.hypervisor.machine import Disk, MachineSpec, PublishedPort
+from kata.hypervisor.machine import Disk, MachineSpec, PublishedPort, TapNic
 from kata.hypervisor.qemu.devices import MAX_DISKS, MAX_NICS, MAX_ROOT_PORTS, MAX_SHARES, all_disks, all_nics
 
 SANDBOX_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 SERIAL = re.compile(r"[A-Za-z0-9_.-]{1,20}")  # 20 bytes: VIRTIO 1.2 section 5.2.4
 TAG = re.compile(r"[A-Za-z0-9_.-]{1,36}")  # 36 bytes: VIRTIO 1.2 section 5.11.4
 MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
+PCI_ADDRESS = re.compile(r"[0-9a-f]{4}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]")
 KERNEL_LINE_MAX = 2047  # COMMAND_LINE_SIZE of x86 less the final zero (arch/x86/include/asm/setup.h)
 SOCKET_PATH_MAX = 107  # sun_path less the final zero, unix(7)
 MIN_MEMORY_MIB = 64
@@ -83,11 +84,21 @@ def check_disk(disk: Disk) -> None:
 
 
 def _check_buses(spec: MachineSpec) -> None:
-    ports = spec.pcie_root_ports
-    _require(0 <= ports <= MAX_ROOT_PORTS, f"a machine has {MAX_ROOT_PORTS} root ports at most, not {ports}")
+    ports = spec.pcie_root_ports + len(spec.host_devices)
+    _require(
+        spec.pcie_root_ports >= 0 and ports <= MAX_ROOT_PORTS,
+        f"a machine has {MAX_ROOT_PORTS} root ports at most, not {ports}",
+    )
+    for device in spec.host_devices:
+        _require(PCI_ADDRESS.fullmatch(device.address), f"{device.address!r} is not a PCI address (DDDD:BB:SS.F)")
     if spec.machine_type == "microvm":
         pmem = any(disk.driver == "nvdimm" for disk in spec.disks)
-        for wanted, what in ((spec.scsi_controller, "SCSI"), (spec.iommu, "an IOMMU"), (pmem, "persistent memory")):
+        for wanted, what in (
+            (spec.scsi_controller, "SCSI"),
+            (spec.iommu, "an IOMMU"),
+            (pmem, "persistent memory"),
+            (spec.host_devices, "PCI devices of the host"),
+        ):
             _require(not wanted, f"the machine type microvm cannot have {what}")
 
 
@@ -106,9 +117,14 @@ def _check_shares(spec: MachineSpec) -> None:
 def _check_nics(spec: MachineSpec) -> None:
     _require(all_nics(spec) <= MAX_NICS, f"{all_nics(spec)} NICs are more than the {MAX_NICS} that a machine takes")
     for nic in spec.nics:
-        _require(MAC.fullmatch(nic.mac.lower()), f"{nic.mac!r} is not a MAC address")
-        _require(nic.fds and min(nic.fds) >= 0, "a NIC has no tap")
-        _require(nic.mtu == 0 or MIN_MTU <= nic.mtu <= MAX_MTU, f"{nic.mtu} is not a possible MTU")
+        check_nic(nic)
+
+
+def check_nic(nic: TapNic) -> None:
+    """Raise SpecError, naming the value, when no machine could have this NIC."""
+    _require(MAC.fullmatch(nic.mac.lower()), f"{nic.mac!r} is not a MAC address")
+    _require(nic.fds and min(nic.fds) >= 0, "a NIC has no tap")
+    _require(nic.mtu == 0 or MIN_MTU <= nic.mtu <= MAX_MTU, f"{nic.mtu} is not a possible MTU")
 
 
 def _check_port(port: PublishedPort) -> None:

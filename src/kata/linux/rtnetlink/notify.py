@@ -46,6 +46,10 @@ class Notifications:
         """Give the socket back."""
         self._socket.close()
 
+    def fileno(self) -> int:
+        """To be polled together with others: readable means that `wait` will not wait long."""
+        return self._socket.fileno()
+
     def wait(self, deadline: float) -> bool:
         """True once something has changed since the last call, False when `deadline` (time.monotonic) is past.
 

@@ -13,7 +13,7 @@ class Network(HypervisorTable):
     disable_vhost_net = Setting(
         Flag(), False, "Leave packets to the VMM, even where the host has vhost-net.", annotation=True
     )
-    network_queues = Setting(Integer(1, 256), 1, "Queue pairs of a NIC.", annotation=True)
+    network_queues = Setting(Integer(0, 256), 0, "Queue pairs of a NIC; 0 for one for each CPU.", annotation=True)
     rx_rate_limiter_max_rate = Setting(
         Integer(0, I64), 0, "Bits a second into the VM; 0 for no limit.", annotation=True
     )
