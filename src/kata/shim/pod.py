@@ -12,7 +12,9 @@ import time
 from typing import TYPE_CHECKING, cast
 
 from kata.errors import KataError
+from kata.log import LEVELS
 from kata.management.durations import Durations
+from kata.oci.annotations import PID_TARGET
 from kata.paths import monitor_socket
 from kata.protocol.generated.host import events_pb2
 from kata.sandbox.config import ContainerConfig, PodNetworkConfig
@@ -29,6 +31,7 @@ from kata.shim.kind import BUNDLE_PATH, CONTAINER_TYPE, SANDBOX, Kind, kind_of
 from kata.shim.owner import Owner
 from kata.shim.portforward import Forwarder, start_forwarder
 from kata.shim.rootfs import guest_rootfs, unmount_rootfs
+from kata.shim.standin import StandIn, joined_pid
 from kata.shim.task import SIGKILL, StdioNames, Task
 
 if TYPE_CHECKING:
@@ -36,7 +39,7 @@ if TYPE_CHECKING:
     from kata.management.server import ManagementServer
     from kata.oci.spec import LinuxResources, Spec
     from kata.protocol.generated.host import task_pb2
-    from kata.sandbox.config import Rootfs
+    from kata.sandbox.config import Rootfs, SandboxConfig
     from kata.sandbox.container import Container
     from kata.sandbox.process import Process
     from kata.shim.events import Publisher
@@ -172,11 +175,15 @@ class Pod:
         config = self._running(kind).config if configured is None else configured.sandbox
         hooks = HostHooks(request.id, request.bundle, spec, self._log)
         root = spec.get("root", {}).get("path", "")
+        stand_in = None if kind.makes_sandbox else StandIn(_netns_of(config))
         try:
             with guest_rootfs(request.bundle, request.rootfs, config, root) as rootfs:
-                hooks.create(self.pid)  # before the machine boots: what they do to the pod's network is seen then
+                # Before the machine boots: what they do to the pod's network is seen then.
+                hooks.create(stand_in.pid if stand_in else self.pid)
                 container = self._create_container(request, spec, kind, rootfs, configured)
         except BaseException:
+            if stand_in:
+                stand_in.close()
             unmount_rootfs(request.bundle)
             hooks.removed()
             raise
@@ -188,6 +195,7 @@ class Pod:
             names,
             namespace=self._namespace,
             pid=self.pid,
+            stand_in=stand_in,
             hooks=hooks,
             told=self._publisher.publish,
             ended=self._on_end,
@@ -216,7 +224,7 @@ class Pod:
             id=request.id,
             spec=cast("dict[str, object]", container_spec(configured or self._configured, spec)),
             rootfs=rootfs,
-            annotations={CONTAINER_TYPE: kind.name, BUNDLE_PATH: request.bundle},
+            annotations={CONTAINER_TYPE: kind.name, BUNDLE_PATH: request.bundle, **self._pid_target(spec)},
         )
         if configured is None:
             return self._running(kind).create_container(config)
@@ -228,6 +236,12 @@ class Pod:
             self._take_down()
             raise
 
+    def _pid_target(self, spec: Spec) -> dict[str, str]:
+        """The annotation for a container that joins the processes of another one of this pod, or nothing."""
+        pid = joined_pid(spec)
+        found = [task.id for task in self.tasks if task.pid == pid and not task.kind.makes_sandbox]
+        return {PID_TARGET: found[0]} if found else {}
+
     def _running(self, kind: Kind) -> Sandbox:
         if self._sandbox is None or self._down.is_set():
             raise NotFoundError(f"sandbox {kind.sandbox_id} is not running", layer="VMM")
@@ -237,6 +251,8 @@ class Pod:
         if self._sandbox is not None:
             raise ConflictError(f"this shim has a sandbox already: {self._sandbox.config.id}")
         self._configured, config = configured, configured.sandbox
+        if configured.config.runtime.enable_debug:
+            self._log.level = LEVELS["debug"]
         for warning in configured.config.warnings:
             self._log.warn("configuration", finding=warning)
         record = Record(
@@ -253,7 +269,7 @@ class Pod:
         self._hold = self._store.create(record)
         self._store.claim(self._hold)
         self._record = record
-        sandbox = Sandbox(config, self._log, self._agent_rpcs.observe)
+        sandbox = Sandbox(config, self._log, self._observe)
         try:
             self._owner.run(sandbox.start)
             record.processes = [ref for pid in sandbox.pids if (ref := process_ref(pid)) is not None]
@@ -271,6 +287,10 @@ class Pod:
         patience = configured.config.agent.health_check_request_timeout_ms / 1000
         threading.Thread(target=self._watch_health, args=(sandbox, patience), name="health", daemon=True).start()
         return sandbox
+
+    def _observe(self, request: str, milliseconds: float) -> None:
+        self._agent_rpcs.observe(request, milliseconds)
+        self._log.debug("agent", request=request, ms=round(milliseconds, 1))
 
     def _manage(self, sandbox: Sandbox, bundle: str) -> None:
         """Open the sandbox's management socket, and say where it is the way upstream does. Containers run without."""
@@ -339,7 +359,7 @@ class Pod:
         except KataError as error:
             self._log.warn("a container could not be removed in its guest", container=task.id, error=error)
         unmount_rootfs(task.bundle)
-        task.hooks.removed()
+        task.release()
         with self._lock:
             self._tasks.pop(task.id, None)
 
@@ -354,3 +374,7 @@ class Pod:
                 known = container_id in self._tasks  # the guest may say anything
             if known:
                 self._publisher.publish(events_pb2.TaskOOM(container_id=container_id))
+
+
+def _netns_of(config: SandboxConfig) -> str:
+    return config.network.netns if isinstance(config.network, PodNetworkConfig) else ""
