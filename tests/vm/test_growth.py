@@ -19,12 +19,14 @@ from kata.hypervisor.errors import NoPlaceError
 from kata.hypervisor.machine import MachineSpec
 from kata.hypervisor.qemu.machine import QemuMachine
 from kata.sandbox.agent_client import AgentClient
+from kata.sandbox.config import GuestAssets, SandboxConfig
 from kata.sandbox.errors import ContainerError
 
 pytestmark = [pytest.mark.vm, pytest.mark.root, pytest.mark.usefixtures("assets")]
 
 UID = 1_879_048_195
 BLOCK_MIB = 128
+LIMITS = SandboxConfig(id="growth", hostname="", assets=GuestAssets("", None, None), boot_timeout=120.0)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +56,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[QemuMachine]:
 
 @pytest.fixture(scope="module")
 def agent(machine: QemuMachine) -> Iterator[AgentClient]:
-    made = AgentClient.connect(machine.agent_address(), 120.0, threading.Event())
+    made = AgentClient.connect(machine.agent_address(), LIMITS, threading.Event())
     yield made
     made.close()
 

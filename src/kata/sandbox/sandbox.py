@@ -98,9 +98,7 @@ class Sandbox:
             with self._timed("guest"):
                 agent = self._connect(machine)
             with self._timed("sandbox"):
-                if network is not None:
-                    network.tell(agent)
-                guest.prepare(agent, self.config)
+                guest.prepare(agent, self.config, network)
             self._follow_containers(machine, agent)
         except BaseException:
             self.stop(graceful=False)
@@ -320,9 +318,10 @@ class Sandbox:
         self._undo.callback(self._disks.close)
         self._undo.callback(machine.close)
         machine.boot()
+        if self.config.log_console:
+            machine.follow_console(lambda line: self._log.info("reading guest console", vmconsole=line))
         if self._share is not None:
-            watch = threading.Thread(target=self._watch_share, args=(self._share, machine), daemon=True)
-            watch.start()
+            threading.Thread(target=self._watch_share, args=(self._share, machine), daemon=True).start()
         self.accelerator = machine.accelerator
         return machine
 
@@ -366,6 +365,8 @@ class Sandbox:
             balloon=config.balloon,
             preallocate=config.preallocate,
             hugepages=config.hugepages,
+            disk_options=config.disk_options,
+            hardware=config.hardware,
             uid=identity.uid,
             gid=identity.gid,
         )
@@ -381,10 +382,9 @@ class Sandbox:
         from kata.sandbox.agent_client import AgentClient
 
         cancelled = threading.Event()
-        watch = threading.Thread(target=_watch, args=(machine, cancelled), name="kata-watch", daemon=True)
-        watch.start()
+        threading.Thread(target=_watch, args=(machine, cancelled), name="kata-watch", daemon=True).start()
         try:
-            agent = AgentClient.connect(machine.agent_address(), self.config.boot_timeout, cancelled, self._observe)
+            agent = AgentClient.connect(machine.agent_address(), self.config, cancelled, self._observe)
         except GuestError as error:
             raise self._boot_failure(machine, error) from error
         self._agent = agent

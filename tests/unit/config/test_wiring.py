@@ -20,23 +20,14 @@ from kata.config.settings.hypervisor.annotations import Annotations
 SOURCES = Path(__file__).parents[3] / "src/kata"
 
 WAITING = {
-    "agent": """
-        dial_timeout_ms kernel_modules policy request_timeout_ms
-    """,
     "factory": """
         enable_template template_path
     """,
     "hypervisor": """
-        block_device_aio block_device_cache_direct block_device_cache_noflush block_device_cache_set
-        block_device_logical_sector_size block_device_physical_sector_size cold_plug_vfio
-        cpu_features default_bridges disable_vhost_net enable_debug enable_iothreads
-        entropy_source firmware guest_hook_path hot_plug_vfio machine_accelerators
-        memory_offset msize_9p network_queues num_queues path queue_size rootfs_type
-        virtio_fs_cache virtio_fs_daemon
+        disable_vhost_net msize_9p network_queues rootfs_type virtio_fs_cache virtio_fs_daemon
     """,
     "runtime": """
-        create_container_timeout emptydir_mode enable_debug
-        kubelet_root_dir name sandbox_bind_mounts shared_mounts vfio_mode
+        emptydir_mode kubelet_root_dir sandbox_bind_mounts shared_mounts
     """,
 }
 """By table, what sandboxes do not read yet."""
@@ -61,7 +52,8 @@ def _modules() -> dict[str, str]:
 
 def candidates() -> list[AnySetting]:
     """Settings with an effect that is somebody else's: not the lists that this room itself goes by."""
-    own = {setting.name for setting in Annotations.settings()} | {"runtime.hypervisor_name", "runtime.agent_name"}
+    own = {setting.name for setting in Annotations.settings()}
+    own |= {"runtime.name", "runtime.hypervisor_name", "runtime.agent_name"}
     return [
         setting
         for section in SECTIONS
