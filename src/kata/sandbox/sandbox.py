@@ -278,7 +278,7 @@ class Sandbox:
 
         self._groups = SandboxGroups(self.config.cgroup, self.config.id, warn)
         self._undo.callback(self._groups.leave)
-        self._groups.enter()
+        self._groups.enter(resources.source_rules(self.config.hardware.random_source))
 
     def _follow_containers(self, machine: Machine, agent: AgentClient) -> None:
         from kata.sandbox.resize import Resizer
