@@ -55,21 +55,22 @@ def test_hooks_of_a_life(containerd: Containerd, pod: Netns, tmp_path: Path) -> 
     hooks = {
         "prestart": hook(f"{address}; {note}"),
         "createRuntime": hook(note),
+        "createContainer": hook(f"{note}; echo made > {tmp_path}/root/tmp/by-a-hook"),
         "poststart": hook(note),
         "poststop": hook(note),
     }
     with netns("out") as outside:
         connect(outside, pod)
-        spec = write_spec(tmp_path, pod, ["sh", "-c", "ip addr show eth0; exit 5"], hooks)
+        spec = write_spec(tmp_path, pod, ["sh", "-c", "ip addr show eth0; cat /tmp/by-a-hook; exit 5"], hooks)
         done = containerd.ctr("run", "--rm", "--runtime", RUNTIME, "--config", spec, "hooked", check=False)
-    assert b"10.77.0.9/24" in done.stdout, done.stderr.decode()
+    assert b"10.77.0.9/24" in done.stdout and done.stdout.endswith(b"made\n"), done.stderr.decode()
     assert done.returncode == 5
     states = [json.loads(line) for line in (tmp_path / "states").read_text().splitlines()]
-    assert [state["status"] for state in states] == ["creating", "creating", "running", "stopped"]
+    assert [state["status"] for state in states] == ["creating", "creating", "creating", "running", "stopped"]
     assert {state["id"] for state in states} == {"hooked"}
-    assert all(state["pid"] > 0 for state in states[:3])
+    assert all(state["pid"] > 0 for state in states[:4])
     where = (tmp_path / "where").read_text().split()
-    assert len(where) == 4 and set(where) == {pod.command("readlink", "/proc/self/ns/net").strip()}
+    assert len(where) == 5 and set(where) == {pod.command("readlink", "/proc/self/ns/net").strip()}
 
 
 def test_a_hook_that_fails(containerd: Containerd, pod: Netns, tmp_path: Path) -> None:

@@ -46,6 +46,11 @@ state = "{folder}/state"
   [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.kata]
     runtime_type = "{runtime}"
     privileged_without_host_devices = true
+  [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.together]
+    runtime_type = "{runtime}"
+    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.together.options]
+      TypeUrl = "runtimeoptions.v1.Options"
+      ConfigPath = "{folder}/together.toml"
 """
 
 
@@ -76,6 +81,7 @@ class Containerd:
     def start(self) -> None:
         """Start it and wait until it answers."""
         config = self.folder / "config.toml"
+        (self.folder / "together.toml").write_text("[hypervisor.qemu]\n[runtime]\nsandbox_cgroup_only = true\n")
         config.write_text(CONFIG.format(folder=self.folder, pause=PAUSE, runtime=RUNTIME))
         path = f"{ROOT / 'bin'}:{os.environ['PATH']}"
         with self.log.open("ab") as log:

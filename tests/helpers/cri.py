@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import json
 import os
 import tempfile
 import time
@@ -77,12 +78,12 @@ class Cri:
         """End the connection."""
         self._channel.close()
 
-    def pod(self, logs: Path, **config: Any) -> Pod:
+    def pod(self, logs: Path, handler: str = HANDLER, **config: Any) -> Pod:
         """Run a pod. `config` goes into its PodSandboxConfig; container logs go below `logs`."""
         name = f"pod{os.getpid()}-{next(_numbers)}"
         metadata = {"name": name, "uid": f"uid-{name}", "namespace": "tests", "attempt": 0}
         whole = {"metadata": metadata, "hostname": name, "log_directory": str(logs), "linux": {}, **config}
-        pod_id = self("RunPodSandbox", config=whole, runtime_handler=HANDLER).pod_sandbox_id
+        pod_id = self("RunPodSandbox", config=whole, runtime_handler=handler).pod_sandbox_id
         self.pods.append(pod_id)
         return Pod(self, whole, pod_id)
 
@@ -110,6 +111,12 @@ class Pod:
     def ready(self) -> bool:
         """Whether containerd takes it for ready."""
         return bool(self.status.state == 0)
+
+    @property
+    def pid(self) -> int:
+        """The process on the host that containerd takes it for."""
+        answer = self.cri("PodSandboxStatus", pod_sandbox_id=self.id, verbose=True)
+        return int(json.loads(answer.info["info"])["pid"])
 
     @property
     def ip(self) -> str:
@@ -165,6 +172,12 @@ class Container:
     def status(self) -> Any:
         """Its ContainerStatus."""
         return self.cri("ContainerStatus", container_id=self.id).status
+
+    @property
+    def pid(self) -> int:
+        """The process on the host that containerd takes it for."""
+        answer = self.cri("ContainerStatus", container_id=self.id, verbose=True)
+        return int(json.loads(answer.info["info"])["pid"])
 
     @property
     def running(self) -> bool:

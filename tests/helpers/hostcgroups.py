@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from kata.cgroups.hierarchy import hierarchies
@@ -14,6 +17,22 @@ def of_sandboxes(*words: str) -> list[Path]:
         for name in ("kata_*", "*/kata_*", "kata_overhead/*"):
             found += [path for path in Path(tree.root).glob(name) if path.is_dir() and path.name != "kata_overhead"]
     return sorted(path for path in found if not words or any(word in str(path) for word in words))
+
+
+@contextmanager
+def pod_cgroup(path: str) -> Iterator[None]:
+    """A cgroup in every tree, as a kubelet makes one for each pod."""
+    made = [Path(tree.root + path) for tree in hierarchies()]
+    try:
+        for folder in made:
+            folder.mkdir()
+            for name in ("cpuset.cpus", "cpuset.mems"):
+                if (folder / name).exists():
+                    (folder / name).write_text((folder.parent / name).read_text())
+        yield
+    finally:
+        for folder in made:
+            os.rmdir(folder)
 
 
 def of_controller(controller: str, path: str) -> Path:

@@ -16,6 +16,7 @@ import pytest
 from google.protobuf.message import Message
 
 from kata.linux.inotify import Inotify
+from kata.oci.annotations import PID_TARGET
 from kata.oci.convert import process_to_proto, resources_to_proto, spec_to_proto
 from kata.oci.spec import Process, Spec
 from kata.protocol.client import Client
@@ -390,6 +391,28 @@ def test_namespaces_of_the_sandbox(agent: Agent) -> None:
     agent.call("CreateContainer", request)
     agent.call("StartContainer", agent_pb2.StartContainerRequest(container_id="three"))
     assert agent.read("three").decode().split() == [one[2]], "the first container's pid namespace is the sandbox's"
+
+
+def test_a_container_among_the_processes_of_another(agent: Agent) -> None:
+    agent.run("pause", "sleep", "1000")
+    agent.run("target", "sh", "-c", "readlink /proc/self/ns/pid; exec sleep 1000")
+    space = agent.read("target", until=b"]")
+    request = agent.request("debug", "/bin/busybox", "readlink", "/proc/self/ns/pid")
+    request.OCI.Annotations[PID_TARGET] = "target"
+    request.sandbox_pidns = True  # for agents that do not know the annotation
+    agent.call("CreateContainer", request)
+    agent.call("StartContainer", agent_pb2.StartContainerRequest(container_id="debug"))
+    assert agent.read("debug").split() == space.split()
+    agent.remove("debug")
+    agent.call("SignalProcess", agent_pb2.SignalProcessRequest(container_id="target", signal=9))
+    agent.wait("target")
+    before = agent.leftovers()
+    for name in ("target", "nobody"):
+        request = agent.request("late", "true")
+        request.OCI.Annotations[PID_TARGET] = name
+        with pytest.raises(RpcError, match=name):
+            agent.call("CreateContainer", request)
+    assert agent.leftovers() == before
 
 
 def test_pause_and_resume(agent: Agent) -> None:

@@ -8,13 +8,14 @@ import sys
 import textwrap
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from kata.cgroups.group import Group
 from kata.cgroups.hierarchy import Hierarchy, hierarchies
+from kata.cgroups.limits import Rule, device_rules
 from kata.cgroups.mark import mark
 from kata.cgroups.path import Placement, placement
 from kata.cgroups.sandbox import clear
@@ -207,3 +208,74 @@ def test_what_dead_sandboxes_left_is_swept(name: str, tmp_path: Path, record: st
 
 def _is_v2(path: str) -> bool:
     return (Path(path) / "cgroup.controllers").exists()
+
+
+UNIFIED = Path("/sys/fs/cgroup/unified") if Path("/sys/fs/cgroup/unified").is_dir() else Path("/sys/fs/cgroup")
+READ = """
+    import os, sys
+    with open(sys.argv[1] + "/cgroup.procs", "w") as file:
+        file.write("0")
+    for line in sys.stdin:
+        path, mode = line.split()
+        try:
+            if mode == "m":
+                os.mknod(path, 0o600 | 0o020000, os.makedev(1, 3))
+            else:
+                os.close(os.open(path, {"r": os.O_RDONLY, "w": os.O_WRONLY, "rw": os.O_RDWR}[mode]))
+            print("yes", flush=True)
+        except OSError as error:
+            print(error.strerror, flush=True)
+"""
+NO = "Operation not permitted"
+
+
+@pytest.fixture
+def inside() -> Iterator[tuple[Group, Callable[[str, str], str]]]:
+    """A cgroup of v2, and a process in it that opens what it is told to."""
+    name = f"kata-tests-{uuid.uuid4().hex[:8]}"
+    warnings: list[str] = []
+    tree = Hierarchy(str(UNIFIED), 2, frozenset())
+    group = Group(f"/{name}", name, [tree], warnings.append)
+    group.create()
+    words = [sys.executable, "-c", textwrap.dedent(READ), str(UNIFIED / name)]
+    process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdin is not None and process.stdout is not None
+    told, said = process.stdin, process.stdout
+
+    def tries(path: str, mode: str) -> str:
+        told.write(f"{path} {mode}\n")
+        told.flush()
+        return said.readline().strip()
+
+    try:
+        yield group, tries
+        assert warnings == []
+    finally:
+        told.close()
+        process.wait(10)
+        said.close()
+        group.remove()
+        assert not (UNIFIED / name).exists()
+
+
+def test_devices_of_v2(inside: tuple[Group, Callable[[str, str], str]], tmp_path: Path) -> None:
+    group, tries = inside
+    assert tries("/dev/kmsg", "r") == tries("/dev/full", "rw") == "yes"
+    group.allow([Rule("c", 1, 3), Rule("c", 1, 5, "r")], nothing_else=True)
+    assert tries("/dev/null", "rw") == tries("/dev/zero", "r") == "yes"
+    assert tries("/dev/zero", "w") == tries("/dev/zero", "rw") == NO
+    assert tries("/dev/kmsg", "r") == tries("/dev/full", "r") == tries("/dev/tty", "r") == NO
+    assert tries(f"{tmp_path}/node", "m") == "yes"  # c 1:3 may be made as well
+    group.allow([Rule("c", 1, -1)])
+    assert tries("/dev/kmsg", "r") == tries("/dev/full", "rw") == tries("/dev/zero", "w") == "yes"
+    assert tries("/dev/net/tun", "rw") == NO
+    group.allow([Rule("a", -1, -1, "r")])
+    assert tries("/dev/tty", "r") != NO and tries("/dev/net/tun", "rw") == NO
+    assert os.access("/dev/kmsg", os.R_OK), "who is not in it is not restricted"
+
+
+@pytest.mark.parametrize("wanted", device_rules([240]))
+def test_a_program_for_each_rule_of_ours(inside: tuple[Group, Callable[[str, str], str]], wanted: Rule) -> None:
+    group, tries = inside
+    group.allow([wanted], nothing_else=True)
+    assert (tries("/dev/zero", "r") == "yes") == (wanted[:3] == ("c", 1, 5))

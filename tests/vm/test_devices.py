@@ -19,7 +19,7 @@ from google.protobuf.message import Message
 
 from kata import paths
 from kata.hypervisor.errors import HypervisorError, NoPlaceError, QmpTimeoutError
-from kata.hypervisor.machine import Disk, DiskAddress, MachineSpec, NinePDirectory
+from kata.hypervisor.machine import Disk, DiskAddress, DiskOptions, Hardware, MachineSpec, NinePDirectory
 from kata.hypervisor.qemu.hotplug import PciDevice
 from kata.hypervisor.qemu.machine import QemuMachine
 from kata.oci.convert import process_to_proto
@@ -41,6 +41,22 @@ CAPABILITIES = ["CAP_MKNOD", "CAP_DAC_OVERRIDE"]
 ROOT_DISK = (254, 0)
 """Of the guest's root disk: the first virtio disk (the kernel's dynamic major number; checked by a test)."""
 HOST_NIC = "0000:3b:00.0"
+DISK_OPTIONS = DiskOptions(
+    aio="io_uring",
+    direct=True,
+    no_flush=True,
+    logical_sector=512,
+    physical_sector=4096,
+    queues=2,
+    queue_size=64,
+    thread=True,
+)
+HARDWARE = Hardware(
+    firmware="/usr/share/seabios/bios-256k.bin",
+    random_source="/dev/random",
+    machine_options="mem-merge=off",
+    cpu_features="pmu=off,-rdrand",
+)
 
 
 class Guest:
@@ -184,6 +200,8 @@ def machine_spec(folder: Path) -> MachineSpec:
         pcie_root_ports=3,
         scsi_controller=True,
         iommu=True,
+        disk_options=DISK_OPTIONS,
+        hardware=HARDWARE,
         uid=UID,
         gid=UID,
     )
@@ -217,6 +235,49 @@ def nothing_left(guest: Guest) -> Iterator[None]:
 def qemu_fds(guest: Guest) -> list[str]:
     folder = Path(f"/proc/{guest.machine.pid}/fd")
     return sorted(name for entry in folder.iterdir() if str(guest.folder) in (name := os.readlink(entry)))
+
+
+def test_what_the_operator_wants_of_disks_and_machine(guest: Guest) -> None:
+    qmp: Any = guest.machine.qmp  # its answers are QEMU's
+    blk, scsi = guest.machine.add_disk(guest.disk("q")), guest.machine.add_disk(guest.disk("r", "scsi"))
+    guest.start(
+        "asks", device(blk, "/dev/q"), device(scsi, "/dev/r"), nodes=[("/dev/q", "b", 8, 0), ("/dev/r", "b", 8, 1)]
+    )
+    for name in ("q", "r"):
+        major, minor = guest.numbers("asks", f"/dev/{name}")
+        queue = f"/guest/sys/dev/block/{major}:{minor}/queue"
+        assert guest.run("box", f"cat {queue}/physical_block_size {queue}/logical_block_size") == "4096\n512\n"
+        assert guest.run("asks", f"head -c 1 /dev/{name}") == name
+        assert (
+            guest.run("asks", f"echo -n N | dd of=/dev/{name} bs=1 conv=fsync,notrunc; head -c 1 /dev/{name}")[-1]
+            == "N"
+        )
+    places = [f"/machine/peripheral/{entry['name']}" for entry in qom_list(guest, "/machine/peripheral")]
+    disks = [path for path in places if properties(guest, path) >= {"num-queues", "queue-size", "iothread"}]
+    assert (
+        [qmp.execute("qom-get", {"path": path, "property": "num-queues"}) for path in disks] == [2] * len(disks) != []
+    )
+    assert [entry["id"] for entry in qmp.execute("query-iothreads")] == ["disks"]
+    nodes = [node for node in qmp.execute("query-named-block-nodes", {"flat": True}) if node["drv"] == "raw"]
+    assert nodes and all(node["cache"] == {"direct": True, "no-flush": True, "writeback": True} for node in nodes)
+    assert qmp.execute("qom-get", {"path": "/objects/rng", "property": "filename"}) == "/dev/random"
+    assert qmp.execute("qom-get", {"path": "/machine", "property": "mem-merge"}) is False
+    flags = guest.run("box", "grep -m1 flags /proc/cpuinfo").split()
+    assert "rdrand" not in flags and "aes" in flags
+
+
+def qom_list(guest: Guest, path: str) -> list[dict[str, str]]:
+    return [entry for entry in _qom_list(guest, path) if entry["type"].startswith("child<")]
+
+
+def properties(guest: Guest, path: str) -> set[str]:
+    return {entry["name"] for entry in _qom_list(guest, path)}
+
+
+def _qom_list(guest: Guest, path: str) -> list[dict[str, str]]:
+    qmp: Any = guest.machine.qmp
+    found: list[dict[str, str]] = qmp.execute("qom-list", {"path": path})
+    return found
 
 
 def test_two_disks_whose_numbers_are_swapped(guest: Guest) -> None:

@@ -23,6 +23,7 @@ from kata.agent.oom import OomWatcher
 from kata.agent.uevents import Uevents
 from kata.linux import mounts, syscalls
 from kata.linux.fds import write_file
+from kata.oci.annotations import PID_TARGET
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -211,6 +212,8 @@ class Sandbox:
             spec = self._share_mounts(container, request, spec)
         container.lsms = system.security_modules()
         shared = self._shared_namespaces(pid=request.sandbox_pidns)
+        if target := spec.get("annotations", {}).get(PID_TARGET):
+            shared["pid"] = self._pid_namespace_of(target)
         adaptation = Adaptation(
             container_id=container.container_id,
             rootfs=container.rootfs,
@@ -265,6 +268,13 @@ class Sandbox:
         if not pid:
             shared.pop("pid", None)
         return shared
+
+    def _pid_namespace_of(self, container_id: str) -> str:
+        """Where the pid namespace of a container that runs is. Raises UnknownContainer, WrongState."""
+        first = self.container(container_id).process("").exit
+        if first.wait(0) is not None:
+            raise WrongState(f"the container {container_id} has ended, whose processes were to be joined")
+        return f"/proc/{first.pid}/ns/pid"
 
     def _offer_pid_namespace(self, container: Container) -> None:
         """The first container's pid namespace is the sandbox's; containers that share one join it."""

@@ -31,6 +31,9 @@ class Group:
         self._mark_text = os.fsencode(mark)
         self._trees = list(trees)
         self._warn = warn
+        self._rules: list[Rule] = []
+        self._filters: dict[str, int] = {}
+        """By folder of a v2 tree, the descriptor of the program there."""
 
     def within(self, tree: Hierarchy) -> Group:
         """The same cgroup, in one tree alone."""
@@ -63,12 +66,19 @@ class Group:
                     self._set(f"{folder}/{wanted.file}", wanted.value)
 
     def allow(self, rules: Iterable[Rule], *, nothing_else: bool = False) -> None:
-        """Devices that may be used (v1's controller). `nothing_else` forbids all others; first of all, then."""
+        """Devices that may be used, beside those that were. `nothing_else` forbids all others; first of all, then.
+
+        v1 has a controller for it, v2 a program of ours, which only a cgroup of ours gets.
+        """
+        fresh = [rule for rule in dict.fromkeys(rules) if rule not in self._rules]
+        self._rules += fresh
         for tree, folder in self._made_trees():
+            if tree.version == 2 and (nothing_else or self._filters) and self._is_ours(folder):
+                self._filter(folder)
             if "devices" in tree.controllers and tree.version == 1:
                 if nothing_else and self._is_ours(folder):
                     self._set(f"{folder}/devices.deny", "a")
-                for rule in rules:
+                for rule in fresh:
                     self._set(f"{folder}/devices.allow", rule.line())
 
     def strays(self) -> dict[str, list[int]]:
@@ -84,6 +94,8 @@ class Group:
 
     def remove(self) -> None:
         """Remove it, and what was made above it once that is empty. What others made stays; idempotent."""
+        while self._filters:
+            os.close(self._filters.popitem()[1])
         for tree in self._trees:
             self._remove(tree)
 
@@ -161,6 +173,18 @@ class Group:
         for tree in self._trees:
             if os.path.isdir(self._folder(tree)):
                 yield tree, self._folder(tree)
+
+    def _filter(self, folder: str) -> None:
+        from kata.linux.devicefilter import attach  # hosts of v1 have no use for it
+
+        before = self._filters.get(folder)
+        try:
+            self._filters[folder] = attach(folder, self._rules, before)
+        except OSError as error:
+            self._warn(f"devices cannot be restricted: {_say(error, folder)}")
+            return
+        if before is not None:
+            os.close(before)
 
     def _put(self, file: str, number: int) -> None:
         try:

@@ -14,6 +14,10 @@ LIMIT = 4 * 1024 * 1024
 """Bytes of one file: upstream's largest has 40 KB."""
 
 
+INLINE = "containerd's options for the runtime"
+"""Stands for the path of a file."""
+
+
 class Layer(NamedTuple):
     """One file. `kind` is "file" or "drop-in"."""
 
@@ -40,6 +44,17 @@ def read_layers(path: str, findings: Findings) -> list[Layer]:
     return layers
 
 
+def inline_layer(text: str) -> Layer | None:
+    """What containerd's own configuration says in place of a file: the tables below the runtime's `options`.
+
+    containerd (1.7 and later) hands on all that stands there as TOML when no ConfigPath is among it. What is no table
+    is containerd's own (`TypeUrl`), or meant for another runtime. None when nothing is left. Raises FileError.
+    """
+    layer = _parse(INLINE, "file", text)
+    tables: dict[str, object] = {name: value for name, value in layer.tree.items() if isinstance(value, dict)}
+    return layer._replace(tree=tables) if tables else None
+
+
 def line_of(text: str, table: str, key: str) -> int:
     """The number of the line that sets `key` of `table`, 0 when it is not found. Good enough for a message."""
     current = ""
@@ -64,7 +79,10 @@ def _drop_ins(folder: str) -> list[str]:
 
 
 def _read(path: str, kind: str) -> Layer:
-    text = _text(path)
+    return _parse(path, kind, _text(path))
+
+
+def _parse(path: str, kind: str, text: str) -> Layer:
     # Loaded here, because without a file nobody needs it. What it makes of a file is not cached: loading it and reading
     # a file with all keys cost 6 ms and 0.2 MiB once a sandbox (measured), and a cache has to be kept true.
     import tomllib

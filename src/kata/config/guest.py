@@ -22,5 +22,6 @@ def agent_params(config: Config) -> tuple[str, ...]:
         f"agent.log={level}" if level else "",
         f"agent.container_pipe_size={agent.container_pipe_size}" if agent.container_pipe_size else "",
         "agent.visible_cdi_devices=true" if agent.visible_cdi_devices else "",
+        "debug" if config.hypervisor.enable_debug else "",  # after the driver's `quiet`: the last of the two holds
     ]
     return tuple(word for word in words if word)

@@ -1,6 +1,6 @@
 """Loads the configuration of one sandbox. This is the door of the room: `load`, and `check` for people.
 
-    load(path=None, *, annotations=None, operator_path=None, host=None) -> Config
+    load(path=None, *, annotations=None, operator_path=None, operator_text="", host=None) -> Config
 
 One value comes from, later ones going before earlier ones: the built-in default; the main file; the drop-ins in
 `config.d/*.toml` beside it; a pod's annotation, if the operator allows it; and then the rules, which turn "all" into
@@ -15,10 +15,10 @@ import os
 from collections.abc import Mapping
 
 from kata.config import merge
-from kata.config.files import read_layers
+from kata.config.files import Layer, inline_layer, read_layers
 from kata.config.finding import Finding, Findings
 from kata.config.host import Host, this_host
-from kata.config.locate import locate
+from kata.config.locate import is_named, locate
 from kata.config.model import Config, Draft
 from kata.config.rules import Rules
 from kata.config.settings import Hypervisor
@@ -29,18 +29,22 @@ def load(
     *,
     annotations: Mapping[str, str] | None = None,
     operator_path: str | None = None,
+    operator_text: str = "",
     host: Host | None = None,
 ) -> Config:
     """The configuration of one sandbox, frozen.
 
     `path` names the file for certain; without it `locate` searches, with `operator_path` (containerd's `config_path`)
-    as one place; where there is no file at all the defaults hold. `annotations` are all those of the pod (of its
-    sandbox container, not of others). `host` is for tests. Files of every hypervisor load; see `check_runnable`.
+    as one place; where there is no file at all the defaults hold. `operator_text` (its `config_body`) stands for the
+    file when nobody names one. `annotations` are all those of the pod (of its sandbox container, not of others). `host`
+    is for tests. Files of every hypervisor load; see `check_runnable`.
 
     Raises FileError, InvalidConfigError, AnnotationError: each a ConfigError with all that was found.
     """
     findings = Findings()
-    draft = _draft(locate(path, operator_path), annotations or {}, host or this_host(), findings)
+    inline = inline_layer(operator_text) if operator_text and not is_named(path, operator_path) else None
+    layers = [inline] if inline else _layers(locate(path, operator_path), findings)
+    draft = _draft(layers, annotations or {}, host or this_host(), findings)
     findings.raise_errors()
     return draft.freeze(findings.warnings)
 
@@ -51,7 +55,7 @@ def check(path: str, host: Host | None = None) -> list[Finding]:
     Raises FileError when there is nothing to check.
     """
     findings = Findings()
-    draft = _draft(locate(path), {}, host or this_host(), findings)
+    draft = _draft(_layers(locate(path), findings), {}, host or this_host(), findings)
     config = draft.freeze(())
     for key, why in config.unsupported():
         findings.error(key, why, "no sandbox starts with it", config.path)
@@ -60,8 +64,12 @@ def check(path: str, host: Host | None = None) -> list[Finding]:
     return findings.all
 
 
-def _draft(path: str, annotations: Mapping[str, str], host: Host, findings: Findings) -> Draft:
-    draft = merge.merge(read_layers(path, findings) if path else [], findings)
+def _layers(path: str, findings: Findings) -> list[Layer]:
+    return read_layers(path, findings) if path else []
+
+
+def _draft(layers: list[Layer], annotations: Mapping[str, str], host: Host, findings: Findings) -> Draft:
+    draft = merge.merge(layers, findings)
     if annotations and not findings.errors:
         from kata.config import pod  # a sandbox without annotations does not pay for it
 

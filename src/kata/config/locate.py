@@ -37,3 +37,8 @@ def locate(path: str | None = None, operator_path: str | None = None) -> str:
                 raise FileError(f"there is no configuration file {place!r}", hint=f"{source} names it")
             return os.path.realpath(place)
     return next((os.path.realpath(place) for place in PLACES if os.path.exists(place)), "")
+
+
+def is_named(path: str | None, operator_path: str | None) -> bool:
+    """Whether somebody says which file it is."""
+    return bool(path or os.environ.get(VARIABLE) or operator_path)

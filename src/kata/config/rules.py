@@ -131,7 +131,7 @@ class Rules:
             self.error(Hypervisor.enable_vhost_user_store, "it needs huge pages", "set enable_hugepages")
 
     def disks(self) -> None:
-        """Sector sizes that exist."""
+        """Sizes of sectors and queues that exist; what asks for Linux's own asynchronous I/O goes around the cache."""
         logical = self.draft.get(Hypervisor.block_device_logical_sector_size)
         physical = self.draft.get(Hypervisor.block_device_physical_sector_size)
         for setting, size in (
@@ -142,6 +142,15 @@ class Rules:
                 self.error(setting, f"{size} is no sector size", "give 0, or a power of two from 512 to 65536")
         if physical and logical > physical:
             self.error(Hypervisor.block_device_logical_sector_size, "it is more than the physical one", "swap them")
+        entries = self.draft.get(Hypervisor.queue_size)
+        if entries < 4 or entries & (entries - 1):
+            self.error(Hypervisor.queue_size, f"{entries} is no size of a queue", "give a power of two from 4 to 1024")
+        direct = self.draft.get(Hypervisor.block_device_cache_set) and self.draft.get(
+            Hypervisor.block_device_cache_direct
+        )
+        if self.draft.get(Hypervisor.block_device_aio) == "native" and not direct:
+            hint = "set block_device_cache_set and block_device_cache_direct"
+            self.error(Hypervisor.block_device_aio, "native goes around the host's page cache", hint)
 
     def network(self) -> None:
         """Without a namespace of its own nothing can be joined."""

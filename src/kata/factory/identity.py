@@ -30,8 +30,10 @@ Files = tuple[tuple[str, int, int], ...]
 
 def files_of(template: MachineSpec) -> Files:
     """Path, bytes and time of change (ns) of each file that the machine is made of; a missing one counts as such."""
-    binary = shutil.which(BINARY, path=PATH) or BINARY
-    return tuple(_file(path) for path in (template.kernel, template.initrd or "", template.image or "", binary) if path)
+    hardware = template.hardware
+    binary = hardware.program or shutil.which(BINARY, path=PATH) or BINARY
+    found = (template.kernel, template.initrd or "", template.image or "", hardware.firmware, binary)
+    return tuple(_file(path) for path in found if path)
 
 
 def current(files: Files) -> Files:

@@ -7,6 +7,7 @@ leaves nothing behind.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, NamedTuple, Protocol
 
 import msgspec
@@ -50,6 +51,37 @@ class DiskAddress(NamedTuple):
 
     driver: str
     source: str
+
+
+class DiskOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How a VMM treats its disks; what is not set is the VMM's own way.
+
+    `direct` goes around the host's page cache, `no_flush` ignores what the guest wants on disk. Sizes of sectors are
+    in bytes, and are not the guest image's. `thread`: disks are served by a thread of their own.
+    """
+
+    aio: Literal["threads", "native", "io_uring"] = "threads"
+    direct: bool | None = None
+    no_flush: bool | None = None
+    logical_sector: int = 0
+    physical_sector: int = 0
+    queues: int = 0
+    queue_size: int = 0
+    thread: bool = False
+
+
+class Hardware(msgspec.Struct, frozen=True, kw_only=True):
+    """What the operator says about the VMM beyond the machine's parts; empty is the driver's own choice.
+
+    `program` and `firmware` are paths of the host, `random_source` that of a character device. The other two are lists
+    of properties, separated by commas, as QEMU has them.
+    """
+
+    program: str = ""
+    firmware: str = ""
+    random_source: str = ""
+    machine_options: str = ""
+    cpu_features: str = "pmu=off"
 
 
 class PublishedPort(msgspec.Struct, frozen=True):
@@ -174,6 +206,8 @@ class MachineSpec(msgspec.Struct, frozen=True, kw_only=True):
     """A file of `memory_mib` in which the guest's memory is to be, so that the machine can be saved; -1 for none."""
     saved: Saved | None = None
     """What the machine goes on from, instead of booting: one that was saved and that had the same devices."""
+    disk_options: DiskOptions = DiskOptions()
+    hardware: Hardware = Hardware()
     uid: int | None = None
     gid: int | None = None
     netns: str = ""
@@ -284,6 +318,9 @@ class Machine(Protocol):
 
     def wait(self, timeout: float | None = None) -> int | None:
         """Exit status of the VMM when it has ended within `timeout` seconds, else None."""
+
+    def follow_console(self, told: Callable[[str], None]) -> None:
+        """From now on tell of each line that the guest writes to its console, on a thread that reads it."""
 
     def console_tail(self, lines: int = 40) -> str:
         """The last lines that the guest wrote to its console, with control characters removed."""

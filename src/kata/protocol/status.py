@@ -59,7 +59,7 @@ class RpcError(Exception):
 def to_message(error: RpcError) -> Status:
     """The `google.rpc.Status` that tells a peer of `error`."""
     status = cast("type[Status]", message("google.rpc.Status"))
-    return status(code=error.code, message=_printable(error.message), details=error.details)
+    return status(code=error.code, message=printable(error.message), details=error.details)
 
 
 def from_message(status: Status) -> RpcError:
@@ -71,6 +71,6 @@ def from_message(status: Status) -> RpcError:
     return RpcError(code, status.message, tuple(status.details))
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """`text` as protobuf takes it: lone surrogates (from undecodable file names) are written out."""
     return text.encode("utf-8", "backslashreplace").decode()

@@ -18,6 +18,7 @@ from kata.protocol.generated import agent_pb2, health_pb2
 from kata.protocol.messages import method
 from kata.protocol.status import Code, RpcError
 from kata.protocol.transport import dial
+from kata.sandbox.config import Patience
 from kata.sandbox.errors import (
     CommandNotFoundError,
     CommandNotRunnableError,
@@ -34,11 +35,13 @@ if TYPE_CHECKING:
 
     from kata.oci.spec import LinuxResources, Process
     from kata.protocol.generated import csi_pb2
+    from kata.sandbox.config import GuestOptions
     from kata.sandbox.containerplan import ContainerPlan
 
 AGENT = "grpc.AgentService"
 HEALTH = "grpc.Health"
-DEFAULT_TIMEOUT = 60.0
+USUAL = -1.0
+"""Stands for the seconds that a request may take by the sandbox's configuration."""
 METRICS_TIMEOUT = 15.0
 """Seconds; who collects metrics does not wait for long."""
 MESSAGE_LIMIT = 2000
@@ -50,9 +53,15 @@ T = TypeVar("T", bound="Message")
 class AgentClient:
     """The agent of one guest. Thread-safe; any number of calls at once."""
 
-    def __init__(self, client: Client, observe: Callable[[str, float], None] | None = None) -> None:
+    def __init__(
+        self,
+        client: Client,
+        observe: Callable[[str, float], None] | None = None,
+        patience: Patience = Patience(),  # noqa: B008 - frozen
+    ) -> None:
         self._client = client
         self._observe = observe
+        self._patience = patience
 
     @classmethod
     def connect(
@@ -61,13 +70,15 @@ class AgentClient:
         timeout: float,
         cancelled: threading.Event,
         observe: Callable[[str, float], None] | None = None,
+        patience: Patience = Patience(),  # noqa: B008 - frozen
     ) -> AgentClient:
         """Wait until the agent at `address` answers. Raises GuestError when it has not in `timeout` seconds.
 
         `observe` is told of each call: the full name of its request, and how many milliseconds it took.
         """
         try:
-            return cls(connect_agent(lambda: dial(address, timeout), timeout, cancelled), observe)
+            client = connect_agent(lambda: dial(address, min(patience.attempt, timeout)), timeout, cancelled)
+            return cls(client, observe, patience)
         except (RpcError, OSError) as error:
             raise GuestError(f"the guest's agent did not answer within {timeout:.0f} s ({error})") from error
 
@@ -76,10 +87,22 @@ class AgentClient:
         self._client.close()
 
     def create_sandbox(
-        self, sandbox_id: str, hostname: str, dns: Sequence[str], storages: Sequence[agent_pb2.Storage]
+        self,
+        sandbox_id: str,
+        hostname: str,
+        dns: Sequence[str],
+        storages: Sequence[agent_pb2.Storage],
+        options: GuestOptions,
     ) -> None:
-        """Prepare the guest: hostname, resolv.conf, shared namespaces, storages of the whole sandbox."""
-        request = agent_pb2.CreateSandboxRequest(sandbox_id=sandbox_id, hostname=hostname, dns=dns, storages=storages)
+        """Prepare the guest: hostname, resolv.conf, shared namespaces, storages of the whole sandbox, modules."""
+        request = agent_pb2.CreateSandboxRequest(
+            sandbox_id=sandbox_id,
+            hostname=hostname,
+            dns=dns,
+            storages=storages,
+            guest_hook_path=options.hook_path,
+            kernel_modules=[agent_pb2.KernelModule(name=words[0], parameters=words[1:]) for words in options.modules],
+        )
         self._call("CreateSandbox", request)
 
     def destroy_sandbox(self, timeout: float) -> None:
@@ -110,7 +133,7 @@ class AgentClient:
             shared_mounts=plan.shared_mounts,
             OCI=convert.spec_to_proto(plan.spec),
         )
-        self._run_command("CreateContainer", request, plan.spec.get("process", {}))
+        self._run_command("CreateContainer", request, plan.spec.get("process", {}), self._patience.create)
 
     def start_container(self, container_id: str) -> None:
         """Let the container's process run."""
@@ -275,17 +298,15 @@ class AgentClient:
             raise RpcError(Code.INVALID_ARGUMENT, f"the payload is no request of {name}: {error}") from None
         return self._client.call(name, request, timeout=timeout).SerializeToString()
 
-    def _run_command(self, method: str, request: Message, process: Process) -> None:
+    def _run_command(self, method: str, request: Message, process: Process, timeout: float = USUAL) -> None:
         """A call that fails when the program is not there; the error then names it."""
         try:
-            self._call(method, request)
+            self._call(method, request, timeout=timeout)
         except (CommandNotFoundError, CommandNotRunnableError) as error:
             args = process.get("args") or [""]
             raise type(error)(f"{args[0]!r} {error.what}") from error
 
-    def _call(
-        self, method: str, request: Message, *, timeout: float | None = DEFAULT_TIMEOUT, service: str = AGENT
-    ) -> Message:
+    def _call(self, method: str, request: Message, *, timeout: float | None = USUAL, service: str = AGENT) -> Message:
         return self._begin(method, request, timeout=timeout, service=service)()
 
     def _begin(
@@ -293,7 +314,8 @@ class AgentClient:
     ) -> Callable[[], Message]:
         """Send a request; what this gives back waits for its response, and raises whatever went wrong."""
         begin = time.monotonic()
-        answer = self._client.begin(f"{service}/{method}", request, timeout=timeout)
+        limit = self._patience.request if timeout == USUAL else timeout
+        answer = self._client.begin(f"{service}/{method}", request, timeout=limit)
 
         def wait() -> Message:
             try:

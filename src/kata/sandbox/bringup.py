@@ -141,7 +141,7 @@ class Bringup:
             with self._calls.timed("guest"):
                 try:
                     ended, observe = _ending(machine), self._calls.observe
-                    agent = AgentClient.connect(machine.agent_address(), timeout, ended, observe)
+                    agent = AgentClient.connect(machine.agent_address(), timeout, ended, observe, self._config.patience)
                 except GuestError as error:
                     raise self._explain(machine, error) from error
             undo.callback(agent.close)
@@ -190,6 +190,8 @@ def machine_spec(
         balloon=config.balloon,
         preallocate=config.preallocate,
         hugepages=config.hugepages,
+        disk_options=config.disk_options,
+        hardware=config.hardware,
         uid=None if identity is None else identity.uid,
         gid=None if identity is None else identity.gid,
     )

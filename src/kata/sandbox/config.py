@@ -14,6 +14,8 @@ from kata.hypervisor.machine import (
     Accelerator,
     Disk,
     DiskDriver,
+    DiskOptions,
+    Hardware,
     ImageType,
     MachineType,
     PublishedPort,
@@ -106,6 +108,22 @@ class Sizing(msgspec.Struct, frozen=True, kw_only=True):
     pin_vcpus: bool = False
 
 
+class Patience(msgspec.Struct, frozen=True, kw_only=True):
+    """Seconds that the agent may take: for one try to reach it, to create a container, for other requests."""
+
+    attempt: float = 1.0
+    create: float = 60.0
+    request: float = 60.0
+
+
+class GuestOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What the agent is told first: a policy (Rego), kernel modules with their parameters, a folder of OCI hooks."""
+
+    policy: str = ""
+    modules: tuple[tuple[str, ...], ...] = ()
+    hook_path: str = ""
+
+
 class SandboxConfig(msgspec.Struct, frozen=True, kw_only=True):
     """One VM. `memory_mib` is in MiB, `boot_timeout` in seconds; `dns` goes into the guest's resolv.conf.
 
@@ -117,7 +135,7 @@ class SandboxConfig(msgspec.Struct, frozen=True, kw_only=True):
     "blk", and under TCG each is a tenth of a second of boot. `shm_bytes`: the size of a /dev/shm that its containers
     share, 0 for none. `sizing`: how the machine follows its containers; `cgroup`: its place on the host, None for that
     of who starts it. `balloon`: memory that the guest does not use goes back to the host. `debug_console`: the host can
-    have a root shell of the guest.
+    have a root shell of the guest. `log_console`: the guest's console is logged.
     """
 
     id: str
@@ -148,11 +166,16 @@ class SandboxConfig(msgspec.Struct, frozen=True, kw_only=True):
     hugepages: bool = False
     kernel_params: tuple[str, ...] = ()
     debug_console: bool = False
+    log_console: bool = False
     boot_timeout: float = DEFAULT_BOOT_TIMEOUT
     template: bool = False
     """Whether the machine goes on from a template where it can, which is made at its first use."""
     template_path: str = ""
     """The folder of templates; empty for ours."""
+    patience: Patience = Patience()
+    guest: GuestOptions = GuestOptions()
+    disk_options: DiskOptions = DiskOptions()
+    hardware: Hardware = Hardware()
 
 
 class DiskRootfs(msgspec.Struct, frozen=True, tag="disk"):

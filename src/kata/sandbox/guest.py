@@ -19,6 +19,8 @@ from kata.sandbox.config import DiskRootfs, SharedRootfs
 from kata.sandbox.updates import PLUGGED, SANDBOX_SHM, SHARE_MOUNT
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from kata.oci.spec import Mount
     from kata.sandbox.agent_client import AgentClient
     from kata.sandbox.config import ContainerConfig, SandboxConfig
@@ -46,14 +48,17 @@ def mac_address(sandbox_id: str) -> str:
     return ":".join(f"{byte:02x}" for byte in (0x02, *digest[:5]))
 
 
-def prepare(agent: AgentClient, config: SandboxConfig) -> None:
-    """Network first, then the sandbox, so that nothing in it starts without one."""
+def prepare(agent: AgentClient, config: SandboxConfig, enter_network: Callable[[], None]) -> None:
+    """The policy before all that it could forbid; network first, so that nothing in the sandbox starts without one."""
+    if config.guest.policy:
+        agent.set_policy(config.guest.policy)
+    enter_network()
     if config.network == "user":
         agent.update_interface(_interface(config))
         agent.update_routes(_routes())
     servers = config.dns or ((USER_DNS,) if config.network == "user" else ())
     lines = [f"nameserver {server}" for server in servers]
-    agent.create_sandbox(config.id, config.hostname, lines, _storages(config))
+    agent.create_sandbox(config.id, config.hostname, lines, _storages(config), config.guest)
 
 
 def renew(agent: AgentClient) -> None:

@@ -6,6 +6,7 @@ Called when a sandbox starts and whenever its containers' limits change. Pure: l
 from __future__ import annotations
 
 import math
+import os
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from kata.cgroups.limits import Limits, Rule
@@ -79,6 +80,12 @@ def device_rules(resources: LinuxResources) -> list[Rule]:
         for rule in resources.get("devices", [])
         if rule.get("allow")
     ]
+
+
+def source_rules(path: str) -> list[Rule]:
+    """The device from which the VMM takes random numbers, where that is a device of its own."""
+    number = os.stat(path).st_rdev if path else 0
+    return [Rule("c", os.major(number), os.minor(number), "r")] if number else []
 
 
 def _any(number: int | None) -> int:

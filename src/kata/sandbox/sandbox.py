@@ -99,9 +99,7 @@ class Sandbox:
             with self._timed("sandbox"):
                 if machine.spec.saved is not None:
                     guest.renew(agent)
-                if self.network is not None:
-                    self.network.enter(machine, agent, self._log, self._undo)
-                guest.prepare(agent, self.config)
+                guest.prepare(agent, self.config, lambda: self._enter_network(machine, agent))
             self._follow_containers(machine, agent)
         except BaseException:
             self.stop(graceful=False)
@@ -281,7 +279,7 @@ class Sandbox:
 
         self._groups = SandboxGroups(self.config.cgroup, os.fspath(paths.sandboxes_dir() / self.config.id), warn)
         self._undo.callback(self._groups.leave)
-        self._groups.enter()
+        self._groups.enter(resources.source_rules(self.config.hardware.random_source))
 
     def _follow_containers(self, machine: Machine, agent: AgentClient) -> None:
         from kata.sandbox.resize import Resizer
@@ -314,6 +312,10 @@ class Sandbox:
         self.network = PodNetwork(self.config.network, queues, Bringup.directory(config, self._undo))
         return self.network.join(self._undo)
 
+    def _enter_network(self, machine: Machine, agent: AgentClient) -> None:
+        if self.network is not None:
+            self.network.enter(machine, agent, self._log, self._undo)
+
     def _calls(self) -> Calls:
         return Calls(
             share=self._start_share,
@@ -333,6 +335,8 @@ class Sandbox:
     def _machine_started(self, machine: Machine) -> None:
         """From now on whoever asks is told of this one, though its guest does not answer yet."""
         self._machine = machine
+        if self.config.log_console:
+            machine.follow_console(lambda line: self._log.info("reading guest console", vmconsole=line))
         if self._share is not None:
             sharing.watch(self._share, machine, self._lose)
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, cast
 
+from kata.oci.annotations import HOSTS_OWN
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -38,8 +40,9 @@ def for_guest(spec: Spec, how: Translation) -> Spec:
     result["root"] = {**spec.get("root", {}), "path": how.rootfs}
     result["mounts"] = _apply(spec.get("mounts", []), how.mounts) + list(how.added_mounts)
     result["linux"] = _linux(spec.get("linux", {}), how.added_devices)
-    if how.annotations:
-        result["annotations"] = {**spec.get("annotations", {}), **how.annotations}
+    given = {key: value for key, value in spec.get("annotations", {}).items() if key not in HOSTS_OWN}
+    if given or how.annotations or "annotations" in spec:
+        result["annotations"] = {**given, **how.annotations}
     hooks = _hooks(spec.get("hooks", {}))
     if hooks:
         result["hooks"] = hooks

@@ -29,6 +29,7 @@ from kata.sandbox.config import (
 from kata.sandbox.errors import ConfigError
 from kata.sandbox.resources import Workload
 from kata.shim.bundle import annotations_of
+from kata.shim.hardware import disk_options, guest_options, hardware, patience
 
 if TYPE_CHECKING:
     from google.protobuf.any_pb2 import Any as AnyMessage
@@ -59,7 +60,8 @@ class Configured(NamedTuple):
 def configure(kind: Kind, spec: Spec, options: AnyMessage | None = None) -> Configured:
     """What holds for a new sandbox. `options` are containerd's for this runtime. Raises KataError."""
     annotations = annotations_of(spec)
-    config = configuration.load(annotations=annotations, operator_path=config_path(options))
+    path, text = operators(options)
+    config = configuration.load(annotations=annotations, operator_path=path, operator_text=text)
     config.check_runnable()
     return Configured(config, sandbox_config(config, kind, spec))
 
@@ -74,11 +76,18 @@ def container_spec(configured: Configured | None, spec: Spec) -> Spec:
     return {**spec, "linux": kept}
 
 
-def config_path(options: AnyMessage | None) -> str | None:
-    """The configuration file that containerd's own configuration names; options of other runtimes say nothing."""
+def operators(options: AnyMessage | None) -> tuple[str | None, str]:
+    """What containerd's own configuration says for this runtime: the path of a file, or the text of one.
+
+    Options of other runtimes say nothing. Raises ConfigError for a text that is none.
+    """
     if options is None or not options.type_url.endswith("runtimeoptions.v1.Options"):
-        return None
-    return runtimeoptions_pb2.Options.FromString(options.value).config_path or None
+        return None, ""
+    found = runtimeoptions_pb2.Options.FromString(options.value)
+    try:
+        return found.config_path or None, found.config_body.decode()
+    except UnicodeDecodeError:
+        raise ConfigError("containerd's options for the runtime are not UTF-8") from None
 
 
 def sandbox_config(config: Config, kind: Kind, spec: Spec) -> SandboxConfig:
@@ -115,7 +124,12 @@ def sandbox_config(config: Config, kind: Kind, spec: Spec) -> SandboxConfig:
         shm_bytes=volumes.shm_bytes(spec.get("mounts", [])),
         kernel_params=kernel_params(config),
         debug_console=config.agent.debug_console_enabled,
+        log_console=hypervisor.enable_debug,
         boot_timeout=float(config.agent.dial_timeout),
+        patience=patience(config),
+        guest=guest_options(config),
+        disk_options=disk_options(config),
+        hardware=hardware(config),
         template=config.factory.enable_template,
         template_path=config.factory.template_path,
     )

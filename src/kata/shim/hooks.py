@@ -1,9 +1,10 @@
-"""A container's hooks that are programs of the host: prestart, createRuntime, poststart and poststop.
+"""A container's hooks that are programs of the host: prestart, createRuntime, createContainer, poststart and poststop.
 
 Called by `pod` and `task` at the points of the life cycle that the OCI runtime specification names (config.md, "POSIX
 platform Hooks"). Each gets the container's state as JSON on its standard input and runs in the pod's network
-namespace, one after the other. createContainer hooks belong into the container's namespaces, which only the guest
-has, and startContainer hooks into the container: neither is run here.
+namespace, one after the other. createContainer hooks are meant for the container's mount namespace, which only the
+guest has; but their programs are the host's, and what they mostly do is to complete the container's root file system,
+which is here as well when it is shared. startContainer hooks run in the container, and not here.
 """
 
 from __future__ import annotations
@@ -52,10 +53,7 @@ class HostHooks:
 
     def create(self, pid: int) -> None:
         """What prepares the pod, before its guest knows of the container. Raises HookError at the first failure."""
-        if self._of("createContainer"):
-            said = "createContainer hooks are not run: a VM's containers have no namespaces on its host"
-            self._log.warn(said, id=self._state["id"])
-        for name in ("prestart", "createRuntime"):
+        for name in ("prestart", "createRuntime", "createContainer"):
             for hook in self._of(name):
                 self._run(name, hook, "creating", pid)
 

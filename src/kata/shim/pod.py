@@ -12,7 +12,9 @@ import time
 from typing import TYPE_CHECKING, cast
 
 from kata.errors import KataError
+from kata.log import LEVELS
 from kata.management.durations import Durations
+from kata.oci.annotations import PID_TARGET
 from kata.paths import monitor_socket
 from kata.protocol.generated.host import events_pb2
 from kata.sandbox.config import ContainerConfig, PodNetworkConfig
@@ -30,6 +32,7 @@ from kata.shim.kind import BUNDLE_PATH, CONTAINER_TYPE, SANDBOX, Kind, kind_of
 from kata.shim.owner import Owner
 from kata.shim.portforward import Forwarder, start_forwarder
 from kata.shim.rootfs import guest_rootfs, unmount_rootfs
+from kata.shim.standin import StandIn, joined_pid
 from kata.shim.task import SIGKILL, Creation, StdioNames, Task
 
 if TYPE_CHECKING:
@@ -37,7 +40,7 @@ if TYPE_CHECKING:
     from kata.management.server import ManagementServer
     from kata.oci.spec import LinuxResources, Spec
     from kata.protocol.generated.host import task_pb2
-    from kata.sandbox.config import Rootfs
+    from kata.sandbox.config import Rootfs, SandboxConfig
     from kata.sandbox.container import Container
     from kata.sandbox.process import Process
     from kata.shim.events import Publisher
@@ -199,10 +202,13 @@ class Pod:
         config = self._running(kind).config if configured is None else configured.sandbox
         hooks = HostHooks(request.id, request.bundle, spec, self._log)
         root = spec.get("root", {}).get("path", "")
+        stand_in = None if kind.makes_sandbox else StandIn(_netns_of(config))
         try:
             with guest_rootfs(request.bundle, request.rootfs, config, root) as rootfs:
-                container = self._create_container(request, spec, kind, rootfs, configured, hooks)
+                container = self._create_container(request, spec, kind, rootfs, configured, hooks, stand_in)
         except BaseException:
+            if stand_in:
+                stand_in.close()
             unmount_rootfs(request.bundle)
             hooks.removed()
             raise
@@ -214,6 +220,7 @@ class Pod:
             names,
             namespace=self._namespace,
             pid=self.pid,
+            stand_in=stand_in,
             hooks=hooks,
             told=self._publisher.publish,
             ended=self._on_end,
@@ -237,6 +244,7 @@ class Pod:
         rootfs: Rootfs,
         configured: Configured | None,
         hooks: HostHooks,
+        stand_in: StandIn | None,
     ) -> Container:
         """In the running sandbox, or in one that is started for it as `configured`.
 
@@ -245,12 +253,12 @@ class Pod:
         """
         nameless = configured is not None and not network_namespace(spec)
         if not nameless:
-            hooks.create(self.pid)
+            hooks.create(stand_in.pid if stand_in else self.pid)
         config = ContainerConfig(
             id=request.id,
             spec=cast("dict[str, object]", container_spec(configured or self._configured, spec)),
             rootfs=rootfs,
-            annotations={CONTAINER_TYPE: kind.name, BUNDLE_PATH: request.bundle},
+            annotations={CONTAINER_TYPE: kind.name, BUNDLE_PATH: request.bundle, **self._pid_target(spec)},
         )
         if configured is None:
             return self._running(kind).create_container(config)
@@ -264,6 +272,12 @@ class Pod:
             self._take_down()
             raise
 
+    def _pid_target(self, spec: Spec) -> dict[str, str]:
+        """The annotation for a container that joins the processes of another one of this pod, or nothing."""
+        pid = joined_pid(spec)
+        found = [task.id for task in self.tasks if task.pid == pid and not task.kind.makes_sandbox]
+        return {PID_TARGET: found[0]} if found else {}
+
     def _running(self, kind: Kind) -> Sandbox:
         if self._sandbox is None or self._down.is_set():
             raise NotFoundError(f"sandbox {kind.sandbox_id} is not running", layer="VMM")
@@ -273,6 +287,8 @@ class Pod:
         if self._sandbox is not None:
             raise ConflictError(f"this shim has a sandbox already: {self._sandbox.config.id}")
         self._configured, config = configured, configured.sandbox
+        if configured.config.runtime.enable_debug:
+            self._log.level = LEVELS["debug"]
         for warning in configured.config.warnings:
             self._log.warn("configuration", finding=warning)
         record = Record(
@@ -290,7 +306,7 @@ class Pod:
         self._hold = self._store.create(record)
         self._store.claim(self._hold)
         self._record = record
-        sandbox = Sandbox(config, self._log, self._agent_rpcs.observe)
+        sandbox = Sandbox(config, self._log, self._observe)
         try:
             self._owner.run(sandbox.start)
             record.processes = [ref for pid in sandbox.pids if (ref := process_ref(pid)) is not None]
@@ -316,6 +332,10 @@ class Pod:
                 self._log.warn("cleared up after a dead sandbox", id=sandbox_id)
         except (KataError, OSError) as error:
             self._log.warn("cannot clear up after a dead sandbox", error=error)
+
+    def _observe(self, request: str, milliseconds: float) -> None:
+        self._agent_rpcs.observe(request, milliseconds)
+        self._log.debug("agent", request=request, ms=round(milliseconds, 1))
 
     def _manage(self, sandbox: Sandbox, bundle: str) -> None:
         """Open the sandbox's management socket, and say where it is the way upstream does. Containers run without."""
@@ -384,7 +404,7 @@ class Pod:
         except KataError as error:
             self._log.warn("a container could not be removed in its guest", container=task.id, error=error)
         unmount_rootfs(task.bundle)
-        task.hooks.removed()
+        task.release()
         with self._lock:
             self._tasks.pop(task.id, None)
 
@@ -399,3 +419,7 @@ class Pod:
                 known = container_id in self._tasks  # the guest may say anything
             if known:
                 self._publisher.publish(events_pb2.TaskOOM(container_id=container_id))
+
+
+def _netns_of(config: SandboxConfig) -> str:
+    return config.network.netns if isinstance(config.network, PodNetworkConfig) else ""

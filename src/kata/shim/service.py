@@ -64,14 +64,10 @@ class TaskService:
 
     def delete(self, request: task_pb2.DeleteRequest, call: Call) -> task_pb2.DeleteResponse:
         """Forget a process that has ended, or a task with all that it had."""
-        if request.exec_id:
-            process = self._pods.get().task(request.id).forget(request.exec_id)
-        else:
-            process = self._pods.get().delete(request.id)
+        task = self._pods.get().task(request.id)
+        process = task.forget(request.exec_id) if request.exec_id else self._pods.get().delete(request.id)
         exited_at = timestamp(process.exited_at or 0.0)
-        return task_pb2.DeleteResponse(
-            pid=self._pods.get().pid, exit_status=process.exit_code or 0, exited_at=exited_at
-        )
+        return task_pb2.DeleteResponse(pid=task.pid, exit_status=process.exit_code or 0, exited_at=exited_at)
 
     def pids(self, request: task_pb2.PidsRequest, call: Call) -> task_pb2.PidsResponse:
         """The host process that stands for the task."""

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from kata.sandbox.stdio import Streams
     from kata.shim.hooks import HostHooks
     from kata.shim.kind import Kind
+    from kata.shim.standin import StandIn
 
 SIGKILL, SIGTERM = 9, 15
 ANNOUNCE_TIMEOUT = 30.0
@@ -84,7 +85,10 @@ class Creation:
 
 
 class Task:
-    """A container under containerd. `told` publishes an event, `ended` is called once its first process is gone."""
+    """A container under containerd. `told` publishes an event, `ended` is called once its first process is gone.
+
+    `pid` is that of its `stand_in` if it has one. `release` gives back what it has on the host besides its root.
+    """
 
     def __init__(
         self,
@@ -95,6 +99,7 @@ class Task:
         *,
         namespace: str,
         pid: int,
+        stand_in: StandIn | None = None,
         hooks: HostHooks,
         told: Callable[[Message], None],
         ended: Callable[[Task], None],
@@ -103,8 +108,9 @@ class Task:
         self.container = container
         self.bundle = bundle
         self.kind = kind
-        self.pid = pid
+        self.pid = stand_in.pid if stand_in else pid
         self.hooks = hooks
+        self._stand_in = stand_in
         self._namespace = namespace
         self._told = told
         self._ended = ended
@@ -215,6 +221,12 @@ class Task:
         with self._lock:
             self._entries.pop(exec_id, None)
         return entry.process
+
+    def release(self) -> None:
+        """It is removed: let go of what stands for it, and run the last hooks."""
+        if self._stand_in:
+            self._stand_in.close()
+        self.hooks.removed()
 
     def _kill_unstarted(self, entry: Entry, exec_id: str, number: int) -> None:
         if exec_id:

@@ -10,7 +10,7 @@ from kata.protocol.generated import control_pb2
 from kata.protocol.status import Code, RpcError, from_message
 from kata.protocol.transport import dial
 from kata.sandbox.errors import ConflictError, ContainerError, SandboxError
-from kata.supervisor.service import CODES
+from kata.supervisor.service import CODES, FAILURE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -122,9 +122,13 @@ class Control:
 
 
 def _error(error: RpcError) -> KataError:
+    told = control_pb2.Failure()
+    for entry in error.details:
+        if entry.type_url == FAILURE:
+            told.ParseFromString(entry.value)
     for kind, code in CODES:
         if code == error.code:
-            return kind(error.message)
+            return kind(error.message, hint=told.hint, detail=told.detail, layer=told.layer)
     if error.code == Code.UNAVAILABLE:
         return SandboxError("the process that held the sandbox ended", hint="kata ps -a shows what is left of it")
-    return ContainerError(error.message)
+    return ContainerError(error.message, hint=told.hint, detail=told.detail, layer=told.layer)

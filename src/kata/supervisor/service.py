@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, cast
 
 from kata.errors import KataError
 from kata.protocol.generated import control_pb2
-from kata.protocol.status import Code, RpcError, to_message
+from kata.protocol.messages import message
+from kata.protocol.status import Code, RpcError, printable, to_message
 from kata.sandbox.errors import (
     CommandNotFoundError,
     CommandNotRunnableError,
@@ -25,6 +26,8 @@ from kata.sandbox.errors import (
 from kata.sandbox.stdio import StdioPaths, client_streams
 
 if TYPE_CHECKING:
+    from google.protobuf.any_pb2 import Any as AnyMessage
+
     from kata.oci.spec import Process as ProcessSpec
     from kata.protocol.server import Call
     from kata.sandbox.container import Container
@@ -42,7 +45,8 @@ CODES: tuple[tuple[type[KataError], Code], ...] = (
     (CommandNotRunnableError, Code.PERMISSION_DENIED),
     (GuestError, Code.ABORTED),
 )
-"""First match wins; everything else is INTERNAL. `client.ERRORS` is this table read backwards."""
+"""First match wins; everything else is INTERNAL. The client reads this table backwards."""
+FAILURE = control_pb2.Failure.DESCRIPTOR.full_name
 
 
 class ControlService:
@@ -157,8 +161,13 @@ def to_status(error: BaseException) -> RpcError:
     if isinstance(error, RpcError):
         return error
     if isinstance(error, KataError):
-        for kind, code in CODES:
-            if isinstance(error, kind):
-                return RpcError(code, error.what)
-        return RpcError(Code.INTERNAL, error.what)
+        code = next((code for kind, code in CODES if isinstance(error, kind)), Code.INTERNAL)
+        return RpcError(code, error.what, [_failure(error)])
     return RpcError(Code.INTERNAL, f"{type(error).__name__}: {error}")
+
+
+def _failure(error: KataError) -> AnyMessage:
+    """What a user is to hear beside the sentence."""
+    told = control_pb2.Failure(hint=printable(error.hint), detail=printable(error.detail), layer=error.layer)
+    make = cast("type[AnyMessage]", message("google.protobuf.Any"))
+    return make(type_url=FAILURE, value=told.SerializeToString())

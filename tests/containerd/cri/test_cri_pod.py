@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from tests.containerd.cri.conftest import FOREVER, linux
 from tests.helpers.cri import Container, Pod, await_true
 from tests.helpers.node import Node
+from tests.kernel.netns import run
 
 pytestmark = [pytest.mark.containerd, pytest.mark.root]
 
@@ -57,6 +59,31 @@ def test_processes_are_apart_unless_they_are_asked_to_be_together(pod: Pod, one:
     for container in (three, four):
         container.remove()
     assert one.running
+
+
+def test_a_container_among_the_processes_of_another(pod: Pod, one: Container, two: Container) -> None:
+    """As `kubectl debug --target` makes it."""
+    assert len({pod.pid, one.pid, two.pid}) == 3
+    debug = pod.run("debug", *FOREVER, linux=linux(namespace_options={"pid": "TARGET", "target_id": one.id}))
+    assert debug.pid not in (one.pid, two.pid)
+    show = "readlink /proc/self/ns/pid"
+    assert debug.shell(show) == one.shell(show) != two.shell(show)
+    one.shell("sleep 578 >/dev/null 2>&1 & echo $! > /dev/shm/pid")
+    assert "sleep 578" in debug.shell("ps -o args")
+    assert "sleep 1000" not in debug.shell("cat /proc/*/cmdline | tr '\\0' ' '")  # of the pause container
+    debug.shell("kill $(cat /dev/shm/pid)")
+    await_true(lambda: "sleep 578" not in one.shell("ps -o args"), "the end of a process of the target")
+    debug.remove()
+    assert one.running
+
+
+def test_a_container_has_a_place_on_the_host(pod: Pod, one: Container) -> None:
+    """Its process id names its pod's network, for `nsenter` and the like, as long as it is there."""
+    assert f"inet {pod.ip}/24" in run("nsenter", f"--net=/proc/{one.pid}/ns/net", "ip", "address")
+    short = pod.run("short", *FOREVER, linux=linux())
+    pid = short.pid
+    short.remove()
+    await_true(lambda: not os.path.exists(f"/proc/{pid}"), "the end of what stood for a container")
 
 
 def test_names_and_addresses(pod: Pod, one: Container) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kata.cgroups.limits import Limits, Rule
+from kata.cgroups.limits import Limits, Rule, device_rules
 from kata.cgroups.path import placement
 from kata.cgroups.sandbox import SandboxGroups, clear
 from tests.unit.cgroups.trees import Trees
@@ -111,3 +111,23 @@ def test_processes_that_are_ending_are_waited_for(trees: Trees) -> None:
         clear(APART, "id1", host)
         assert ending.poll() is not None
     assert not (trees.folder / "cpu/kata_overhead").exists()
+
+
+def test_v2_gets_a_program_that_grows(trees: Trees, warnings: list[str]) -> None:
+    host = [trees.tree("both", 2, "cpu", "memory")]
+    own = f"{trees.folder}/both/default/kata_box"
+    groups = SandboxGroups(APART, "id1", warnings.append, host)
+    groups.enter([Rule("c", 1, 11)])
+    first = list(trees.filters[own])
+    assert {*device_rules(), Rule("c", 1, 11)} <= set(first)
+    groups.allow([Rule("c", 99, 1), Rule("c", 1, 11)])
+    assert trees.filters[own] == [*first, Rule("c", 99, 1)]
+    assert trees.filters.keys() == {own}, "overhead is not a container's"
+    groups.leave()
+    other = SandboxGroups(APART, "id2", warnings.append, host)
+    os.mkdir(own.rpartition("/")[0])
+    os.mkdir(own)
+    trees.filters.clear()
+    other.enter()
+    other.allow([Rule("c", 1, 11)])
+    assert not trees.filters and not warnings, "what others have made is theirs"

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from kata.cgroups.hierarchy import Hierarchy
+from kata.cgroups.limits import Rule
+from kata.linux import devicefilter
 
 V1 = (
     *("devices.deny", "cpuset.cpus", "cpuset.mems"),
@@ -33,6 +35,9 @@ class Trees:
         monkeypatch.setattr(os, "rmdir", self._remove)
         monkeypatch.setattr(os, "setxattr", lambda path, _, value: self._marks.update({str(path): value}))
         monkeypatch.setattr(os, "getxattr", self._mark_of)
+        self.filters: dict[str, list[Rule]] = {}
+        """By folder, the devices that its processes may use."""
+        monkeypatch.setattr(devicefilter, "attach", self._attach)
 
     def tree(self, name: str, version: int, *controllers: str) -> Hierarchy:
         """A tree with a root."""
@@ -42,6 +47,11 @@ class Trees:
         (root / "cpuset.cpus").write_text("0-3\n")
         (root / "cpuset.mems").write_text("0\n")
         return Hierarchy(str(root), version, frozenset(controllers))
+
+    def _attach(self, folder: str, rules: list[Rule], before: int | None) -> int:
+        assert (before is not None) == (folder in self.filters)
+        self.filters[folder] = list(rules)
+        return os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
 
     def read(self, path: str) -> str:
         """What was written to a file last."""

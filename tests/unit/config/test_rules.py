@@ -55,6 +55,10 @@ def test_too_little_memory_is_a_warning(tmp_path: Path) -> None:
     [
         ("[hypervisor.qemu]\nimage = '/a'\ninitrd = '/b'\n", "initrd"),
         ("[hypervisor.qemu]\ndefault_vcpus = 3\ndefault_maxvcpus = 2\n", "default_vcpus"),
+        ("[hypervisor.qemu]\nqueue_size = 100\n", "queue_size"),
+        ("[hypervisor.qemu]\nqueue_size = 2\n", "queue_size"),
+        ("[hypervisor.qemu]\nblock_device_aio = 'native'\n", "block_device_aio"),
+        ("[hypervisor.qemu]\nblock_device_aio = 'native'\nblock_device_cache_direct = true\n", "block_device_aio"),
         ("[hypervisor.qemu]\nhot_plug_vfio = 'root-port'\ncold_plug_vfio = 'root-port'\n", "hot_plug_vfio"),
         ("[hypervisor.qemu]\npcie_root_port = 17\n", "pcie_root_port"),
         ("[hypervisor.qemu]\npcie_root_port = 1\npcie_switch_port = 1\n", "pcie_switch_port"),

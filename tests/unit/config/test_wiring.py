@@ -1,7 +1,6 @@
-"""A setting that is documented as having an effect is read by somebody, or is on the list of those that wait for it.
+"""A setting that is documented as having an effect is read by somebody.
 
-Whoever makes a room read a setting takes it off the list; whoever finds that it cannot be honoured declares it
-`ignored` or `refused` instead.
+One that cannot be honoured is declared `ignored` or `refused` instead.
 """
 
 from __future__ import annotations
@@ -18,24 +17,6 @@ from kata.config.settings import SECTIONS
 from kata.config.settings.hypervisor.annotations import Annotations
 
 SOURCES = Path(__file__).parents[3] / "src/kata"
-
-WAITING = {
-    "agent": """
-        dial_timeout_ms kernel_modules policy request_timeout_ms
-    """,
-    "hypervisor": """
-        block_device_aio block_device_cache_direct block_device_cache_noflush block_device_cache_set
-        block_device_logical_sector_size block_device_physical_sector_size cold_plug_vfio
-        cpu_features default_bridges enable_debug enable_iothreads
-        entropy_source firmware guest_hook_path hot_plug_vfio machine_accelerators
-        memory_offset num_queues path queue_size
-    """,
-    "runtime": """
-        create_container_timeout enable_debug
-        name vfio_mode
-    """,
-}
-"""By table, what sandboxes do not read yet."""
 
 
 def readers(setting: AnySetting) -> list[str]:
@@ -57,7 +38,8 @@ def _modules() -> dict[str, str]:
 
 def candidates() -> list[AnySetting]:
     """Settings with an effect that is somebody else's: not the lists that this room itself goes by."""
-    own = {setting.name for setting in Annotations.settings()} | {"runtime.hypervisor_name", "runtime.agent_name"}
+    own = {setting.name for setting in Annotations.settings()}
+    own |= {"runtime.name", "runtime.hypervisor_name", "runtime.agent_name"}
     return [
         setting
         for section in SECTIONS
@@ -67,9 +49,10 @@ def candidates() -> list[AnySetting]:
 
 
 def test_what_has_an_effect_is_read_by_somebody() -> None:
-    waiting = {f"{table}.{key}" for table, keys in WAITING.items() for key in keys.split()}
-    unread = {setting.name for setting in candidates() if not readers(setting)}
-    problems = [f"{name}: nobody reads it: wire it, or declare why it is ignored" for name in unread - waiting]
-    problems += [f"{name}: it is read, or gone: take it off the list" for name in waiting - unread]
+    problems = [
+        f"{setting.name}: nobody reads it: wire it, or declare why it is ignored"
+        for setting in candidates()
+        if not readers(setting)
+    ]
     if problems:
         pytest.fail("\n".join(sorted(problems)), pytrace=False)

@@ -14,6 +14,8 @@ import pytest
 from kata.hypervisor.errors import HypervisorError, SpecError
 from kata.hypervisor.machine import (
     Disk,
+    DiskOptions,
+    Hardware,
     HostDevice,
     MachineSpec,
     NinePDirectory,
@@ -74,7 +76,7 @@ def test_always_confined_and_bare(machine_type: Any) -> None:
         ("-name", ["sandbox-abc,debug-threads=on"]),
         ("-m", ["size=128M"]),
         ("-smp", ["cpus=1,sockets=1,cores=1,threads=1"]),
-        ("-cpu", ["max,la57=off,erms=off"]),
+        ("-cpu", ["max,la57=off,erms=off,pmu=off"]),
         ("-kernel", ["/k"]),
         ("-initrd", []),
         ("-netdev", []),
@@ -93,7 +95,7 @@ def test_plain_options(option: str, expected: list[str]) -> None:
 
 @pytest.mark.parametrize(
     ("accelerator", "accel", "cpu"),
-    [("kvm", "kvm", "host,pmu=off"), ("tcg", "tcg,thread=single,tb-size=256", "max,la57=off,erms=off")],
+    [("kvm", "kvm", "host,pmu=off"), ("tcg", "tcg,thread=single,tb-size=256", "max,la57=off,erms=off,pmu=off")],
 )
 def test_accelerator_decides_the_cpu(accelerator: str, accel: str, cpu: str) -> None:
     words = argv(accelerator=accelerator)
@@ -490,3 +492,72 @@ def test_spare_disks_are_read_only_and_empty() -> None:
     spares = [entry for entry in objects(words, "-device") if entry.get("drive") == "disk2"]
     assert [entry["addr"] for entry in spares] == ["6"]
     assert "disk3" not in nodes, "the spec's own disk has the place of the first"
+
+
+def test_what_the_operator_says_of_the_machine() -> None:
+    hardware = Hardware(
+        firmware="/fw", random_source="/dev/hwrng", machine_options="a=b,c=d", cpu_features="-x2apic,pmu=on"
+    )
+    words = argv(with_spec(hardware=hardware))
+    assert options(words, "-bios") == ["/fw"]
+    assert options(words, "-cpu") == ["max,la57=off,erms=off,-x2apic,pmu=on"]
+    assert options(words, "-machine")[0].endswith(",memory-backend=ram,a=b,c=d")
+    assert {"qom-type": "rng-random", "id": "rng", "filename": "/dev/hwrng"} in objects(words, "-object")
+    assert options(argv(with_spec(hardware=Hardware(cpu_features=""))), "-cpu") == ["max,la57=off,erms=off"]
+    assert options(argv(), "-bios") == []
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"machine_options": "a=/etc/shadow"},
+        {"machine_options": "a=b c"},
+        {"machine_options": "a=b,,c=d"},
+        {"machine_options": 'a="b"'},
+        {"machine_options": "kernel=vmlinuz"},
+        {"machine_options": "a=b,DumpDTB=x"},
+        {"machine_options": "memory_backend=other"},
+        {"machine_options": "pflash0=x"},
+        {"machine_options": "boot.splash=x"},
+        {"machine_options": "a=b,--device"},
+        {"cpu_features": "a=b,c=d\n"},
+        {"cpu_features": ","},
+        {"firmware": "-relative"},
+        {"random_source": "dev/random"},
+        {"program": "qemu"},
+    ],
+)
+def test_no_property_becomes_something_else(bad: dict[str, str]) -> None:
+    with pytest.raises(SpecError):
+        argv(with_spec(hardware=Hardware(**bad)))
+
+
+def test_how_disks_are_served() -> None:
+    disks = (Disk("/d/a", "a", readonly=False), Disk("/d/b", "b", driver="scsi"))
+    wanted = DiskOptions(
+        aio="native",
+        direct=True,
+        no_flush=False,
+        logical_sector=4096,
+        physical_sector=8192,
+        queues=2,
+        queue_size=64,
+        thread=True,
+    )
+    words = argv(with_spec(disks=disks, disk_options=wanted, scsi_controller=True))
+    for node in objects(words, "-blockdev"):
+        assert node["cache"] == node["file"]["cache"] == {"direct": True, "no-flush": False}
+        assert node["file"]["aio"] == "native" and "aio" not in node
+    image, controller, blk, scsi = (
+        next(entry for entry in objects(words, "-device") if match.items() <= entry.items())
+        for match in ({"drive": "disk0"}, {"id": "scsi"}, {"drive": "disk1"}, {"drive": "disk2"})
+    )
+    sectors = {"logical_block_size": 4096, "physical_block_size": 8192}
+    served = {"num-queues": 2, "queue-size": 64, "iothread": "disks"}
+    assert served.items() <= image.items() and not sectors.keys() & image.keys()
+    assert (served | sectors).items() <= blk.items()
+    assert sectors.items() <= scsi.items() and not served.keys() & scsi.keys()
+    assert {"num_queues": 2, "virtqueue_size": 64, "iothread": "disks"}.items() <= controller.items()
+    assert {"qom-type": "iothread", "id": "disks"} in objects(words, "-object")
+    plain = [*objects(argv(), "-blockdev"), *objects(argv(), "-device"), *objects(argv(), "-object")]
+    assert not any({"cache", "aio", "iothread", "num-queues", "queue-size"} & entry.keys() for entry in plain)

@@ -46,6 +46,18 @@ def test_text_survives_the_end(pair: tuple[Console, socket.socket]) -> None:
     assert pair[0].tail(1) == "bye"
 
 
+def test_who_follows_hears_each_line_once(pair: tuple[Console, socket.socket]) -> None:
+    console, guest = pair
+    guest.sendall(b"early\n")
+    while not console.tail(1):
+        guest.sendall(b"\n")  # until it was read
+    heard: list[str] = []
+    console.follow(heard.append)
+    written(console, guest, b"one \x1b[1mb" + b"ig\x1b[0m\r\ntw" + b"o\n" + b"y" * (KEPT_BYTES * 3) + b"\nend")
+    assert heard[:3] == ["early", "one big", "two"]
+    assert heard[3:] == ["y" * LINE_MAX]  # the end has no end yet
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

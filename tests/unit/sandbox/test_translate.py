@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kata.oci.annotations import PID_TARGET
 from kata.oci.spec import Mount, Spec
 from kata.sandbox import volumes
 from kata.sandbox.config import ContainerConfig, SharedRootfs
@@ -206,6 +207,8 @@ def test_the_whole_of_it() -> None:
     assert made["root"] == {"path": "/guest/rootfs", "readonly": True}
     assert made["process"] == before["process"]
     assert made["annotations"] == {"a": "b", "kind": "single"}
+    assert for_guest({"annotations": {PID_TARGET: "tenant"}}, Translation("/r"))["annotations"] == {}
+    assert for_guest({}, Translation("/r", annotations={PID_TARGET: "host"}))["annotations"] == {PID_TARGET: "host"}
     assert made["hooks"] == {"startContainer": [{"path": "/inside"}]}
     linux = made["linux"]
     assert linux["namespaces"] == [{"type": "ipc"}, {"type": "mount"}, {"type": "cgroup"}]

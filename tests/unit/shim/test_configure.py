@@ -9,11 +9,23 @@ import pytest
 
 from kata import config as configuration
 from kata.config import Config
+from kata.config.guest import kernel_params
+from kata.hypervisor.machine import DiskOptions, Hardware
 from kata.oci.spec import Spec
 from kata.osbuilder.assets import Assets
-from kata.sandbox.config import GuestAssets, PodNetworkConfig, SandboxMount, SharedMount
+from kata.protocol.generated.host import runtimeoptions_pb2
+from kata.sandbox.config import (
+    GuestAssets,
+    GuestOptions,
+    Patience,
+    PodNetworkConfig,
+    SandboxMount,
+    SharedMount,
+)
 from kata.sandbox.errors import ConfigError
 from kata.shim import configure
+from kata.shim.events import as_any
+from kata.shim.hardware import disk_options, guest_options, hardware, patience
 from kata.shim.kind import SANDBOX, Kind
 
 KIND = Kind(SANDBOX, "box")
@@ -100,3 +112,95 @@ def test_the_network_is_the_pods_or_none_and_never_the_hosts(tmp_path: Path) -> 
         network({"type": "pid"})
     config = load(tmp_path, "network_queues = 4", "disable_vhost_net = true")
     assert network(NETWORK) == PodNetworkConfig("/run/netns/pod", "tcfilter", queues=4)
+
+
+def test_what_the_vmm_is_told(tmp_path: Path) -> None:
+    (tmp_path / "qemu").touch()
+    lines = [f'path = "{tmp_path}/qemu"', 'machine_accelerators = "hpet=off"', 'cpu_features = ""']
+    config = load(tmp_path, *lines, f'firmware = "{tmp_path}/qemu"', 'entropy_source = "/dev/zero"')
+    assert hardware(config) == Hardware(
+        program=f"{tmp_path}/qemu",
+        firmware=f"{tmp_path}/qemu",
+        random_source="/dev/zero",
+        machine_options="hpet=off",
+        cpu_features="",
+    )
+    usual = hardware(load(tmp_path, lines[0], 'entropy_source = "/dev/urandom"'))
+    assert usual == Hardware(program=f"{tmp_path}/qemu")
+
+
+@pytest.mark.parametrize("setting", ["path", "firmware", "entropy_source"])
+def test_files_that_are_not_there(tmp_path: Path, setting: str) -> None:
+    (tmp_path / "qemu").touch()
+    config = load(tmp_path, *{"path": f'path = "{tmp_path}/qemu"', setting: f'{setting} = "/no/such/file"'}.values())
+    with pytest.raises(ConfigError, match="/no/such/file"):
+        hardware(config)
+
+
+def test_random_numbers_come_from_a_device(tmp_path: Path) -> None:
+    (tmp_path / "qemu").write_text("the same numbers again")
+    config = load(tmp_path, f'path = "{tmp_path}/qemu"', f'entropy_source = "{tmp_path}/qemu"')
+    with pytest.raises(ConfigError, match="no character device"):
+        hardware(config)
+
+
+def test_how_disks_are_served(tmp_path: Path) -> None:
+    assert disk_options(load(tmp_path)) == DiskOptions(queues=1, queue_size=128)
+    assert disk_options(load(tmp_path, "block_device_cache_direct = true")).direct is None
+    lines = ["block_device_cache_set = true", "block_device_cache_direct = true", "enable_iothreads = true"]
+    lines += ['block_device_aio = "native"', "num_queues = 3", "queue_size = 256"]
+    lines += ["block_device_logical_sector_size = 512", "block_device_physical_sector_size = 4096"]
+    assert disk_options(load(tmp_path, *lines)) == DiskOptions(
+        aio="native",
+        direct=True,
+        no_flush=False,
+        logical_sector=512,
+        physical_sector=4096,
+        queues=3,
+        queue_size=256,
+        thread=True,
+    )
+
+
+def test_what_the_agent_is_told_and_how_long_it_may_take(tmp_path: Path) -> None:
+    lines = ['guest_hook_path = "/hooks"', "enable_debug = true", "[agent.kata]"]
+    lines += [
+        'kernel_modules = ["one a=1 b=2", "two", " "]',
+        'policy = "package agent_policy"',
+        "dial_timeout_ms = 200",
+    ]
+    lines += ["request_timeout_ms = 5000", "[runtime]", "create_container_timeout = 7"]
+    config = load(tmp_path, *lines)
+    assert guest_options(config) == GuestOptions(
+        policy="package agent_policy", modules=(("one", "a=1", "b=2"), ("two",)), hook_path="/hooks"
+    )
+    assert patience(config) == Patience(attempt=0.2, create=7.0, request=5.0)
+    assert kernel_params(config)[-1] == "debug"
+
+
+def options(**fields: object) -> object:
+    return as_any(runtimeoptions_pb2.Options(**fields), "runtimeoptions.v1.Options")  # type: ignore[arg-type]
+
+
+def test_settings_within_containerds_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def memory(**fields: object) -> int:
+        path, text = configure.operators(options(**fields))  # type: ignore[arg-type]
+        return configuration.load(operator_path=path, operator_text=text).hypervisor.default_memory
+
+    monkeypatch.delenv("KATA_CONF_FILE", raising=False)
+    body = b'TypeUrl = "x"\nSystemdCgroup = true\n[hypervisor.qemu]\ndefault_memory = 512\n'
+    assert memory(config_body=body) == 512
+    assert memory(config_body=b"SystemdCgroup = true\n") == configuration.load().hypervisor.default_memory
+    (tmp_path / "file.toml").write_text("[hypervisor.qemu]\ndefault_memory = 640\n")
+    assert memory(config_body=body, config_path=f"{tmp_path}/file.toml") == 640
+    monkeypatch.setenv("KATA_CONF_FILE", f"{tmp_path}/file.toml")
+    assert memory(config_body=body) == 640
+    monkeypatch.delenv("KATA_CONF_FILE")
+    with pytest.raises(configuration.ConfigError, match="containerd's options"):
+        memory(config_body=b"[hypervisor.qemu]\ndefault_memory = 512\nno_such_key = 1\n")
+    with pytest.raises(configuration.ConfigError, match="containerd's options"):
+        memory(config_body=b"[")
+    with pytest.raises(ConfigError, match="UTF-8"):
+        memory(config_body=b"\xff")
+    other = as_any(runtimeoptions_pb2.Options(config_body=body), "containerd.runc.v1.Options")
+    assert configure.operators(other) == configure.operators(None) == (None, "")

@@ -11,13 +11,21 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
+from kata.errors import KataError
 from kata.protocol.client import Client
 from kata.protocol.generated import agent_pb2
 from kata.protocol.server import Call, Server
 from kata.protocol.status import Code, RpcError
 from kata.protocol.transport import dial, listen
 from kata.sandbox.agent_client import AgentClient
-from kata.sandbox.errors import ConflictError
+from kata.sandbox.errors import (
+    CommandNotFoundError,
+    ConflictError,
+    ContainerError,
+    GuestError,
+    NotFoundError,
+    SandboxError,
+)
 from kata.supervisor.client import SOCKET, Control
 from kata.supervisor.service import ControlService, to_status
 
@@ -112,6 +120,30 @@ def test_the_agent_is_given_the_callers_time(control: Control) -> None:
 def test_what_is_no_request_does_not_reach_the_agent(control: Control, name: str, payload: bytes, code: Code) -> None:
     with refused(code):
         control.agent_call(name, payload, 5.0)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        CommandNotFoundError("'x' is not in the image", hint="look around", detail="a console"),
+        GuestError("no answer"),
+        NotFoundError("none", hint="kata ps", layer="VMM"),
+        KataError("plain", layer="VMM", detail="\udcff"),
+    ],
+)
+def test_what_a_user_is_to_hear_comes_across(tmp_path: Path, error: KataError) -> None:
+    class Fails:
+        def signal(self, request: object, call: object) -> None:
+            raise error
+
+    with serving(f"unix://{tmp_path / SOCKET}", "kata.control.v1.Control", Fails()), Control(tmp_path) as control:
+        with pytest.raises(SandboxError) as caught:
+            control.signal(9)
+        assert caught.value.what == error.what
+        assert caught.value.hint == error.hint
+        assert caught.value.detail in (error.detail, "\\udcff")
+        assert caught.value.layer == error.layer
+        assert isinstance(caught.value, type(error) if isinstance(error, SandboxError) else ContainerError)
 
 
 def test_a_sandbox_that_ended_is_said(tmp_path: Path) -> None:

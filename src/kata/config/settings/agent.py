@@ -44,7 +44,9 @@ class Agent(Section):
     )
     dial_timeout_ms = Setting(Integer(1), 1000, "Milliseconds that one try to reach the agent may take.")
     health_check_request_timeout_ms = Setting(Integer(1), 90000, "Milliseconds that a check of health may take.")
-    request_timeout_ms = Setting(Integer(1), 60000, "Milliseconds that any other request may take.")
+    request_timeout_ms = Setting(
+        Integer(1), 60000, "Milliseconds that any other request may take, but those that wait for a process."
+    )
     cdh_api_timeout = Setting(
         Seconds(),
         50.0,

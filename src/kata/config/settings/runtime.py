@@ -124,6 +124,7 @@ class Runtime(Section):
         "guest-kernel",
         "A passed-through device is driven by the guest's kernel, or is a VFIO group for the container.",
         annotation=True,
+        ignored="host devices are not passed through by VFIO",
     )
     experimental = Setting(
         Words(separator=r"[\s,]+"),

@@ -18,7 +18,7 @@ from kata.hypervisor.qemu.validation import check_kernel_line, check_spec
 SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 """QEMU's seccomp filters: all of them (qemu-options.hx, -sandbox)."""
 
-CPU = {"kvm": "host,pmu=off", "tcg": "max,la57=off,erms=off"}
+CPU = {"kvm": "host", "tcg": "max,la57=off,erms=off"}
 """TCG: `max` gives the guest AES, RDRAND and the like; five-level page tables only make every walk longer.
 Without `erms` the kernel and libc copy eight bytes at a time instead of by REP MOVSB, which TCG does byte by byte.
 """
@@ -93,7 +93,7 @@ def command_line(spec: MachineSpec, resolved: Resolved) -> list[str]:
         *_buses(spec),
         *_character_devices(spec, resolved),
         *_ports(spec, resolved),
-        *("-object", _json({"qom-type": "rng-builtin", "id": "rng"})),
+        *("-object", _json(devices.random_back_end(spec))),
         *_device(devices.random_source(spec)),
         *(_device(devices.balloon(spec)) if spec.balloon else ()),
         *_network(spec),
@@ -143,12 +143,15 @@ def _board(spec: MachineSpec, resolved: Resolved) -> list[str]:
     # An IOMMU that remaps interrupts needs the I/O APIC in QEMU, where TCG has it anyway.
     split = ",kernel-irqchip=split" if spec.iommu and accelerator == "kvm" else ""
     pmem = bool(resolved.pmem_sizes)
+    hardware = spec.hardware
+    more_options = f",{hardware.machine_options}" if hardware.machine_options else ""
+    features = f",{hardware.cpu_features}" if hardware.cpu_features else ""
     most = devices.max_vcpus(spec)
     more = f",maxcpus={most}" if most > spec.vcpus else ""
     return [
-        *("-machine", f"{MACHINE[spec.machine_type]},memory-backend=ram{',nvdimm=on' if pmem else ''}"),
+        *("-machine", f"{MACHINE[spec.machine_type]},memory-backend=ram{',nvdimm=on' if pmem else ''}{more_options}"),
         *("-accel", f"{ACCELERATOR[accelerator]}{split}"),
-        *("-cpu", CPU[accelerator]),
+        *("-cpu", f"{CPU[accelerator]}{features}"),
         *("-smp", f"cpus={spec.vcpus}{more},sockets=1,cores={most},threads=1"),
         *("-m", f"size={spec.memory_mib}M{_slots(spec, resolved)}"),
         *("-object", _json(devices.boot_memory(spec))),
@@ -166,16 +169,18 @@ def _slots(spec: MachineSpec, resolved: Resolved) -> str:
 
 def _boot(spec: MachineSpec) -> list[str]:
     initrd = [] if spec.initrd is None else ["-initrd", spec.initrd]
-    return ["-kernel", spec.kernel, *initrd, "-append", kernel_line(spec)]
+    firmware = ["-bios", spec.hardware.firmware] if spec.hardware.firmware else []
+    return [*firmware, "-kernel", spec.kernel, *initrd, "-append", kernel_line(spec)]
 
 
 def _buses(spec: MachineSpec) -> list[str]:
     """What other devices hang on, so before all of them."""
+    words = ["-object", _json(devices.disk_thread())] if spec.disk_options.thread else []
     parts = [devices.iommu()] if spec.iommu else []
     parts += [devices.root_port(port) for port in range(devices.root_ports(spec))]
     if spec.scsi_controller:
         parts.append(devices.scsi_controller(spec))
-    return [word for part in parts for word in _device(part)]
+    return [*words, *(word for part in parts for word in _device(part))]
 
 
 def _character_devices(spec: MachineSpec, resolved: Resolved) -> list[str]:
@@ -221,7 +226,8 @@ def _disks(spec: MachineSpec, resolved: Resolved) -> list[str]:
     for index, disk, fd in blocks:
         words += ["-add-fd", f"fd={fd},set={index}"]
         driver = resolved.disk_drivers[index] if resolved.disk_drivers else "file"
-        words += ["-blockdev", _json(devices.disk_node(devices.node_name(index), disk, fdset=index, driver=driver))]
+        node = devices.disk_node(spec, devices.node_name(index), disk, fdset=index, driver=driver)
+        words += ["-blockdev", _json(node)]
     # Linux names disks in the order in which they are found: by slot on PCI, by command line on virtio-mmio. Both
     # are the order of these options (seen in guests of both machines).
     for index, disk, _ in blocks:

@@ -9,6 +9,10 @@ from __future__ import annotations
 import re
 import socket
 import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 KEPT_BYTES = 64 << 10
 LINE_MAX = 512
@@ -23,6 +27,8 @@ class Console:
         self._connection = connection
         self._lock = threading.Lock()
         self._kept = bytearray()
+        self._told: Callable[[str], None] | None = None
+        self._open_line = ""
         self._thread = threading.Thread(target=self._read, name="console", daemon=True)
         self._thread.start()
 
@@ -31,6 +37,12 @@ class Console:
         with self._lock:
             text = self._kept.decode("utf-8", "replace")
         return "\n".join(clean_lines(text)[-lines:]) if lines > 0 else ""
+
+    def follow(self, told: Callable[[str], None]) -> None:
+        """Tell of each whole line, cleaned as in `tail`: what is kept first, then whatever comes. Call once."""
+        with self._lock:
+            self._told = told
+            self._tell(bytes(self._kept))
 
     def finish(self, timeout: float) -> None:
         """Wait up to `timeout` seconds for the writer's end to be closed and all it wrote to be read."""
@@ -57,6 +69,15 @@ class Console:
                 self._kept += chunk
                 if len(self._kept) > KEPT_BYTES:
                     del self._kept[:-KEPT_BYTES]
+                if self._told is not None:
+                    self._tell(chunk)
+
+    def _tell(self, chunk: bytes) -> None:
+        assert self._told is not None
+        *whole, rest = re.split(r"[\r\n]+", self._open_line + chunk.decode("utf-8", "replace"))
+        self._open_line = rest[-LINE_MAX:]  # a guest that never ends its line gets no more of our memory
+        for line in clean_lines("\n".join(whole)):
+            self._told(line)
 
 
 def clean_lines(text: str) -> list[str]:

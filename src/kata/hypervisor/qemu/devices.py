@@ -18,6 +18,7 @@ from kata.hypervisor.machine import Disk, DiskAddress, MachineSpec, NinePDirecto
 MAX_PORTS = 4
 """Ports of the virtio-serial controller; number 0 is kept for a console (drivers/char/virtio_console.c)."""
 IMAGE_SERIAL = "kata-image"
+DISK_THREAD = "disks"
 
 SERIAL_SLOT, RNG_SLOT, NET_SLOT, VSOCK_SLOT = 0x01, 0x02, 0x03, 0x1C
 MAX_NICS = 8
@@ -135,6 +136,13 @@ def random_source(spec: MachineSpec) -> Device:
     return _virtio(spec, "virtio-rng", RNG_SLOT, rng="rng", **several)
 
 
+def random_back_end(spec: MachineSpec) -> Device:
+    """The object `rng`: a device of the host that the operator names, or what QEMU asks its kernel for."""
+    if spec.hardware.random_source:
+        return {"qom-type": "rng-random", "id": "rng", "filename": spec.hardware.random_source}
+    return {"qom-type": "rng-builtin", "id": "rng"}
+
+
 def balloon(spec: MachineSpec) -> Device:
     """A balloon. It tells of pages that the guest has freed, and lets go before the guest kills for memory."""
     made = _virtio(spec, "virtio-balloon", RNG_SLOT, **{"free-page-reporting": True, "deflate-on-oom": True})
@@ -210,7 +218,21 @@ def root_port_name(port: int) -> str:
 
 def scsi_controller(spec: MachineSpec) -> Device:
     """The SCSI host on which SCSI disks are."""
-    return _virtio(spec, "virtio-scsi", SCSI_SLOT, id="scsi")
+    options = spec.disk_options
+    return _virtio(
+        spec,
+        "virtio-scsi",
+        SCSI_SLOT,
+        id="scsi",
+        **({"num_queues": options.queues} if options.queues else {}),
+        **({"virtqueue_size": options.queue_size} if options.queue_size else {}),
+        **({"iothread": DISK_THREAD} if options.thread else {}),
+    )
+
+
+def disk_thread() -> Device:
+    """The thread that serves disks."""
+    return {"qom-type": "iothread", "id": DISK_THREAD}
 
 
 def iommu() -> Device:
@@ -234,26 +256,22 @@ def node_name(index: int) -> str:
     return f"disk{index}"
 
 
-def disk_node(node: str, disk: Disk, fdset: int, driver: str = "file") -> Device:
+def disk_node(spec: MachineSpec, node: str, disk: Disk, fdset: int, driver: str = "file") -> Device:
     """The block node of a disk: a raw file that QEMU gets as a descriptor, never by its path.
 
     `driver` is "file", or "host_device" for a block device of the host.
 
     The descriptor of a read-only disk is opened O_RDONLY, so the host's kernel refuses writes too.
     """
-    file = {
-        "driver": driver,
-        "filename": f"/dev/fdset/{fdset}",
-        "read-only": disk.readonly,
-        "discard": "ignore" if disk.readonly else "unmap",
-    }
-    return {
-        "driver": "raw",
-        "node-name": node,
-        "read-only": disk.readonly,
-        "discard": file["discard"],
-        "file": file,
-    }
+    options = spec.disk_options
+    aio: Device = {"aio": options.aio} if options.aio != "threads" else {}
+    caching = {"direct": options.direct, "no-flush": options.no_flush}
+    cache = {name: value for name, value in caching.items() if value is not None}
+    both: Device = {"read-only": disk.readonly, "discard": "ignore" if disk.readonly else "unmap"}
+    if cache:
+        both["cache"] = cache
+    file = {"driver": driver, "filename": f"/dev/fdset/{fdset}", **both, **aio}
+    return {"driver": "raw", "node-name": node, **both, "file": file}
 
 
 def empty_node(node: str) -> Device:
@@ -281,25 +299,45 @@ def empty_name(index: int) -> str:
 
 def spare_disk(spec: MachineSpec, index: int) -> Device:
     """The device in front of a spare node."""
-    return _virtio(spec, "virtio-blk", FIRST_DISK_SLOT + index, drive=node_name(index), serial=f"spare{index}")
+    return disk_device(spec, index, Disk(path="", serial=f"spare{index}"))
 
 
 def disk_device(spec: MachineSpec, index: int, disk: Disk) -> Device:
     """The disk in front of the node of the same `index`."""
     if disk.driver == "scsi":
-        return scsi_disk(index, node_name(index), disk)
-    return _virtio(spec, "virtio-blk", FIRST_DISK_SLOT + index, drive=node_name(index), serial=disk.serial)
+        return scsi_disk(spec, index, node_name(index), disk)
+    properties = {"drive": node_name(index), "serial": disk.serial, **_disk_properties(spec, disk)}
+    return _virtio(spec, "virtio-blk", FIRST_DISK_SLOT + index, **properties)
 
 
-def scsi_disk(target: int, node: str, disk: Disk) -> Device:
+def scsi_disk(spec: MachineSpec, target: int, node: str, disk: Disk) -> Device:
     """A SCSI disk at an id of the controller."""
     place = {"bus": "scsi.0", "channel": 0, "scsi-id": target, "lun": 0}
-    return {"driver": "scsi-hd", **place, "drive": node, "serial": disk.serial}
+    return {"driver": "scsi-hd", **place, "drive": node, "serial": disk.serial, **_sectors(spec, disk)}
 
 
-def plugged_disk(node: str, disk: Disk) -> Device:
+def plugged_disk(spec: MachineSpec, node: str, disk: Disk) -> Device:
     """A virtio-blk disk that comes while the guest runs; its place is the caller's to add."""
-    return {"driver": "virtio-blk-pci", "disable-legacy": "on", "drive": node, "serial": disk.serial}
+    made = {"driver": "virtio-blk-pci", "disable-legacy": "on", "drive": node, "serial": disk.serial}
+    return {**made, **_disk_properties(spec, disk)}
+
+
+def _disk_properties(spec: MachineSpec, disk: Disk) -> Device:
+    """What the operator wants of a virtio-blk disk; a SCSI one has its queues and thread from its controller."""
+    options, made = spec.disk_options, _sectors(spec, disk)
+    if options.queues:
+        made["num-queues"] = options.queues
+    if options.queue_size:
+        made["queue-size"] = options.queue_size
+    if options.thread:
+        made["iothread"] = DISK_THREAD
+    return made
+
+
+def _sectors(spec: MachineSpec, disk: Disk) -> Device:
+    options = spec.disk_options
+    sizes = {"logical_block_size": options.logical_sector, "physical_block_size": options.physical_sector}
+    return {} if disk.serial == IMAGE_SERIAL else {name: size for name, size in sizes.items() if size}
 
 
 def share(spec: MachineSpec, index: int, tag: str) -> Device:

@@ -89,10 +89,10 @@ class Hotplug:
         device = self._reserve(disk.serial, "target" if disk.driver == "scsi" else "port")
         number = device.place[1]
         if disk.driver == "scsi":
-            properties = devices.scsi_disk(number, device.id, disk)
+            properties = devices.scsi_disk(self._spec, number, device.id, disk)
             address = devices.scsi_address(number)
         else:
-            properties = _behind(number, devices.plugged_disk(device.id, disk))
+            properties = _behind(number, devices.plugged_disk(self._spec, device.id, disk))
             address = DiskAddress("blk", devices.root_port_path(number))
         self._add(disk.serial, device, properties, timeout, lambda deadline: self._add_image(device, disk, deadline))
         device.address = address
@@ -294,7 +294,8 @@ class Hotplug:
         fdset, driver = self._give_file(device, disk, deadline)
         # Here and in `_plug` the undoing first: after a time-out nobody knows whether the thing is there.
         device.undo.append(lambda left: self._drop_node(device.id, left))
-        self._qmp.execute("blockdev-add", devices.disk_node(device.id, disk, fdset, driver), timeout=_left(deadline))
+        node = devices.disk_node(self._spec, device.id, disk, fdset, driver)
+        self._qmp.execute("blockdev-add", node, timeout=_left(deadline))
 
     def _add_back_end(self, device: _Device, nic: TapNic, deadline: float) -> None:
         with ExitStack() as ours:

@@ -32,6 +32,8 @@ from kata.hypervisor.vsock import DEVICE as VSOCK_DEVICE
 from kata.linux.process import PATH, spawn
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from kata.hypervisor.machine import Disk, DiskAddress, MachineSpec, Stream, TapNic
 
 BINARY = "qemu-system-x86_64"
@@ -55,7 +57,7 @@ class QemuMachine:
 
     def __init__(self, spec: MachineSpec, *, binary: str = BINARY) -> None:
         self.spec = spec
-        self._binary = binary
+        self._binary = spec.hardware.program or binary
         self._state = State.NEW
         self._lock = threading.RLock()
         self._accelerator: str = spec.accelerator
@@ -222,6 +224,11 @@ class QemuMachine:
         finally:
             os.close(pidfd)
         return self._reap()
+
+    def follow_console(self, told: Callable[[str], None]) -> None:
+        """Tell of each line of the guest's console, those that are there already first."""
+        if self._console is not None:
+            self._console.follow(told)
 
     def console_tail(self, lines: int = 40) -> str:
         """The last lines of the guest's console, safe to show."""

@@ -10,9 +10,16 @@ import re
 import socket
 
 from kata.hypervisor.errors import SpecError
-from kata.hypervisor.machine import Disk, MachineSpec, PublishedPort, TapNic
+from kata.hypervisor.machine import Disk, Hardware, MachineSpec, PublishedPort, TapNic
 from kata.hypervisor.qemu.devices import MAX_DISKS, MAX_NICS, MAX_ROOT_PORTS, MAX_SHARES, all_disks, all_nics
 
+PROPERTIES = re.compile(r"[+-]?[A-Za-z0-9][\w.+-]*(=[\w.:+-]*)?(,[+-]?[A-Za-z0-9][\w.+-]*(=[\w.:+-]*)?)*", re.ASCII)
+"""A list for -machine or -cpu. No value can hold a path, a space or a comma."""
+OWN_OPTIONS = frozenset(
+    {"accel", "append", "dtb", "dumpdtb", "firmware", "initrd", "kernel", "type"}
+    | {"confidential-guest-support", "memory-backend", "memory-encryption"}
+)
+"""Properties of -machine that are said elsewhere, or that name files and objects; `pflash` and `a.b` are others."""
 SANDBOX_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 SERIAL = re.compile(r"[A-Za-z0-9_.-]{1,20}")  # 20 bytes: VIRTIO 1.2 section 5.2.4
 TAG = re.compile(r"[A-Za-z0-9_.-]{1,36}")  # 36 bytes: VIRTIO 1.2 section 5.11.4
@@ -33,6 +40,7 @@ def check_spec(spec: MachineSpec) -> None:
     _require((spec.uid is None) == (spec.gid is None), "uid and gid of the VMM go together")
     _require(len(spec.directory) + len("/agent.sock") <= SOCKET_PATH_MAX, f"{spec.directory} is too long a path")
     _check_kernel_params(spec.kernel_params)
+    _check_hardware(spec.hardware)
     _check_disks(spec)
     _check_buses(spec)
     _check_shares(spec)
@@ -55,6 +63,19 @@ def _check_path(path: str, role: str) -> None:
 def _check_kernel_params(params: tuple[str, ...]) -> None:
     for param in params:
         _require(param.isprintable() and param, f"{param!r} is not a kernel parameter")
+
+
+def _check_hardware(hardware: Hardware) -> None:
+    paths = {"VMM": hardware.program, "firmware": hardware.firmware, "source of random numbers": hardware.random_source}
+    for role, path in paths.items():
+        if path:
+            _check_path(path, role)
+    for words in filter(None, (hardware.machine_options, hardware.cpu_features)):
+        _require(PROPERTIES.fullmatch(words), f"{words!r} is no list of properties")
+    for word in hardware.machine_options.split(","):
+        name = word.partition("=")[0].lower().replace("_", "-")  # QEMU takes one for the other
+        own = name in OWN_OPTIONS or name.startswith("pflash") or "." in name
+        _require(not own, f"{name!r} of a machine cannot be set this way")
 
 
 def check_kernel_line(line: str) -> str:

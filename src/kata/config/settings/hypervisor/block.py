@@ -50,7 +50,7 @@ class Block(HypervisorTable):
     block_device_aio = Setting(
         Choice("threads", "native", "io_uring"),
         "threads",
-        "How the VMM reads and writes disks: threads, native or io_uring.",
+        "How the VMM reads and writes disks: threads, io_uring, or native, which needs `block_device_cache_direct`.",
         annotation=True,
     )
     block_device_cache_set = Setting(
@@ -70,9 +70,17 @@ class Block(HypervisorTable):
         "Bytes of a disk's physical sector, likewise; not less than the logical one.",
         annotation="hypervisor.blk_physical_sector_size",
     )
-    num_queues = Setting(Integer(1, 1024), 1, "Queues of a disk.", annotation="hypervisor.block_device_num_queues")
+    num_queues = Setting(
+        Integer(1, 1024),
+        1,
+        "Queues of a disk, or of the SCSI controller.",
+        annotation="hypervisor.block_device_num_queues",
+    )
     queue_size = Setting(
-        Integer(1, 1024), 128, "Entries of a disk's queue.", annotation="hypervisor.block_device_queue_size"
+        Integer(1, 1024),
+        128,
+        "Entries of such a queue: a power of two, 4 or more.",
+        annotation="hypervisor.block_device_queue_size",
     )
     enable_iothreads = Setting(Flag(), False, "Serve disks in a thread of their own.", annotation=True)
     indep_iothreads = Setting(

@@ -29,7 +29,7 @@ class Boot(HypervisorTable):
     path = Setting(
         Path(),
         "/usr/bin/qemu-system-x86_64",
-        "The VMM's program.",
+        "The VMM's program; it must be there.",
         annotation=True,
         allowed_by="valid_hypervisor_paths",
     )
@@ -93,7 +93,7 @@ class Boot(HypervisorTable):
     machine_accelerators = Setting(
         Text(OPTIONS, "properties of QEMU's -machine, separated by commas"),
         "",
-        "Properties added to the machine.",
+        "Properties added to the machine; none that names a file.",
         annotation=True,
     )
     cpu_features = Setting(

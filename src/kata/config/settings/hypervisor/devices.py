@@ -5,30 +5,33 @@ from kata.config.setting import Setting
 from kata.config.settings.hypervisor.table import HypervisorTable
 
 NO_VHOST_USER = "storage over vhost-user is not supported"
+NO_PASSTHROUGH = "host devices are not passed through by VFIO"
 PORTS = ("no-port", "root-port", "switch-port", "bridge-port")
-NO_PORT = {
-    "switch-port": "devices are attached to root ports",
-    "bridge-port": "devices are attached to root ports",
-}
 
 
 class Devices(HypervisorTable):
     """Where devices are plugged in."""
 
-    default_bridges = Setting(Integer(), 1, "PCI bridges for devices added later. 0 is 1, more than 5 are 5.")
+    default_bridges = Setting(
+        Integer(),
+        1,
+        "PCI bridges for devices added later.",
+        quiet=(0,),
+        ignored="they are added to root ports, `pcie_root_port`",
+    )
     hot_plug_vfio = Setting(
         Choice(*PORTS),
         "no-port",
-        "Where a host device is plugged in while the VM runs: no-port (nowhere) or root-port.",
+        "Where a host device is plugged in while the VM runs.",
         annotation=True,
-        refused_values=NO_PORT,
+        ignored=NO_PASSTHROUGH,
     )
     cold_plug_vfio = Setting(
         Choice(*PORTS),
         "no-port",
-        "Where a host device is plugged in before the VM starts: no-port (nowhere) or root-port.",
+        "Where a host device is plugged in before the VM starts.",
         annotation=True,
-        refused_values=NO_PORT,
+        ignored=NO_PASSTHROUGH,
     )
     hotplug_vfio_on_root_bus = Setting(
         Flag(),

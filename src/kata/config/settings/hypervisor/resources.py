@@ -47,7 +47,11 @@ class Memory(HypervisorTable):
     overhead_memory = Setting(Mebibytes(), 0, "MiB added to the containers' when the size is fixed.")
     memory_slots = Setting(Integer(), 10, "How often memory can be added. 0 is 10.", annotation=True)
     memory_offset = Setting(
-        Mebibytes(maximum=2**40), 0, "MiB of address space set aside besides memory.", annotation=True
+        Mebibytes(maximum=2**40),
+        0,
+        "MiB of address space set aside besides memory.",
+        annotation=True,
+        ignored="no disk is memory, which needed room there",
     )
     enable_virtio_mem = Setting(
         Flag(),
