@@ -177,6 +177,11 @@ class SandboxConfig(msgspec.Struct, frozen=True, kw_only=True):
     disk_options: DiskOptions = DiskOptions()
     hardware: Hardware = Hardware()
 
+    @property
+    def netns(self) -> str:
+        """The path of the pod's network namespace; empty without one."""
+        return self.network.netns if isinstance(self.network, PodNetworkConfig) else ""
+
 
 class DiskRootfs(msgspec.Struct, frozen=True, tag="disk"):
     """The disk of the sandbox with this serial (erofs). What the container writes is in the guest's memory."""

@@ -12,12 +12,12 @@ import time
 from typing import TYPE_CHECKING, cast
 
 from kata.errors import KataError
-from kata.log import LEVELS
+from kata.log import LEVELS, Logger
 from kata.management.durations import Durations
 from kata.oci.annotations import PID_TARGET
 from kata.paths import monitor_socket
 from kata.protocol.generated.host import events_pb2
-from kata.sandbox.config import ContainerConfig, PodNetworkConfig
+from kata.sandbox.config import ContainerConfig
 from kata.sandbox.errors import ConflictError, ExistsError, NotFoundError
 from kata.sandbox.process import ProcessState
 from kata.sandbox.reconcile import reconcile
@@ -36,11 +36,10 @@ from kata.shim.standin import StandIn, joined_pid
 from kata.shim.task import SIGKILL, Creation, StdioNames, Task
 
 if TYPE_CHECKING:
-    from kata.log import Logger
     from kata.management.server import ManagementServer
     from kata.oci.spec import LinuxResources, Spec
     from kata.protocol.generated.host import task_pb2
-    from kata.sandbox.config import Rootfs, SandboxConfig
+    from kata.sandbox.config import Rootfs
     from kata.sandbox.container import Container
     from kata.sandbox.process import Process
     from kata.shim.events import Publisher
@@ -202,7 +201,7 @@ class Pod:
         config = self._running(kind).config if configured is None else configured.sandbox
         hooks = HostHooks(request.id, request.bundle, spec, self._log)
         root = spec.get("root", {}).get("path", "")
-        stand_in = None if kind.makes_sandbox else StandIn(_netns_of(config))
+        stand_in = None if kind.makes_sandbox else StandIn(config.netns)
         try:
             with guest_rootfs(request.bundle, request.rootfs, config, root) as rootfs:
                 container = self._create_container(request, spec, kind, rootfs, configured, hooks, stand_in)
@@ -317,8 +316,8 @@ class Pod:
             self._release()
             raise
         self._sandbox = sandbox
-        if isinstance(config.network, PodNetworkConfig) and config.network.netns and kind.name == SANDBOX:
-            self._forwarder = start_forwarder(config.network.netns, self._log)
+        if config.netns and kind.name == SANDBOX:
+            self._forwarder = start_forwarder(config.netns, self._log)
         self._down.clear()
         threading.Thread(target=self._watch_memory, args=(sandbox,), name="oom", daemon=True).start()
         patience = configured.config.agent.health_check_request_timeout_ms / 1000
@@ -419,7 +418,3 @@ class Pod:
                 known = container_id in self._tasks  # the guest may say anything
             if known:
                 self._publisher.publish(events_pb2.TaskOOM(container_id=container_id))
-
-
-def _netns_of(config: SandboxConfig) -> str:
-    return config.network.netns if isinstance(config.network, PodNetworkConfig) else ""

@@ -27,8 +27,9 @@ from kata.hypervisor.machine import (
 )
 from kata.hypervisor.qemu import files
 from kata.hypervisor.qemu.command_line import Resolved, command_line, kernel_line
-from kata.hypervisor.qemu.devices import VsockEndpoint, disk_address, nic_fds
+from kata.hypervisor.qemu.devices import VsockEndpoint, disk_address
 from kata.hypervisor.qemu.machine import QemuMachine
+from kata.hypervisor.qemu.nics import nic_fds
 
 SPEC = MachineSpec(sandbox_id="abc", directory="/run/vc/vm/abc", kernel="/k", initrd=None, image="/i", memory_mib=128)
 MAC = "02:00:00:00:00:01"

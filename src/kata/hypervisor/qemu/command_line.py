@@ -12,7 +12,7 @@ import json
 import msgspec
 
 from kata.hypervisor.machine import Disk, MachineSpec
-from kata.hypervisor.qemu import devices
+from kata.hypervisor.qemu import devices, nics
 from kata.hypervisor.qemu.validation import check_kernel_line, check_spec
 
 SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
@@ -206,16 +206,16 @@ def _network(spec: MachineSpec) -> list[str]:
     if spec.network is None:
         return []
     savable = spec.memory_fd >= 0
-    back_end = devices.no_network(spec.network) if savable else devices.network_back_end(spec.network)
-    return ["-netdev", _json(back_end), *_device(devices.network_card(spec, spec.network))]
+    back_end = nics.no_network(spec.network) if savable else nics.network_back_end(spec.network)
+    return ["-netdev", _json(back_end), *_device(nics.network_card(spec, spec.network))]
 
 
 def _taps(spec: MachineSpec, resolved: Resolved) -> list[str]:
     words: list[str] = []
     for index, nic in enumerate(spec.nics):
         vhost = resolved.vhost_fds[index] if resolved.vhost_fds else ()
-        words += ["-netdev", _json(devices.tap_back_end(index, nic, vhost))]
-        words += _device(devices.tap_card(spec, index, nic))
+        words += ["-netdev", _json(nics.tap_back_end(index, nic, vhost))]
+        words += _device(nics.tap_card(spec, index, nic))
     return words
 
 

@@ -9,11 +9,9 @@ does not; and with ACPI instead, Debian's stops under TCG while it looks for a t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import msgspec
 
-from kata.hypervisor.machine import Disk, DiskAddress, MachineSpec, NinePDirectory, PublishedPort, TapNic, UserNetwork
+from kata.hypervisor.machine import Disk, DiskAddress, MachineSpec, NinePDirectory
 
 MAX_PORTS = 4
 """Ports of the virtio-serial controller; number 0 is kept for a console (drivers/char/virtio_console.c)."""
@@ -21,8 +19,6 @@ IMAGE_SERIAL = "kata-image"
 DISK_THREAD = "disks"
 
 SERIAL_SLOT, RNG_SLOT, NET_SLOT, VSOCK_SLOT = 0x01, 0x02, 0x03, 0x1C
-MAX_NICS = 8
-"""All NICs are functions of one slot."""
 FIRST_DISK_SLOT, MAX_DISKS = 0x04, 20
 FIRST_SHARE_SLOT, MAX_SHARES = 0x18, 4
 ROOT_PORT_SLOT, MAX_ROOT_PORTS = 0x1D, 8
@@ -116,7 +112,7 @@ def ports(spec: MachineSpec) -> tuple[Port, ...]:
 
 def serial_ports(spec: MachineSpec) -> list[Device]:
     """A virtio-serial controller and its ports, each of which the guest finds by its name."""
-    controller = _virtio(spec, "virtio-serial", SERIAL_SLOT, id="serial", max_ports=MAX_PORTS)
+    controller = virtio(spec, "virtio-serial", SERIAL_SLOT, id="serial", max_ports=MAX_PORTS)
     return [controller, *(_serial_port(port) for port in ports(spec))]
 
 
@@ -127,13 +123,13 @@ def _serial_port(port: Port) -> Device:
 
 def vsock(spec: MachineSpec, endpoint: VsockEndpoint) -> Device:
     """A vhost-vsock device with a CID that the host has reserved already."""
-    return _virtio(spec, "vhost-vsock", VSOCK_SLOT, **{"guest-cid": endpoint.cid, "vhostfd": str(endpoint.fd)})
+    return virtio(spec, "vhost-vsock", VSOCK_SLOT, **{"guest-cid": endpoint.cid, "vhostfd": str(endpoint.fd)})
 
 
 def random_source(spec: MachineSpec) -> Device:
     """virtio-rng fed by the object `rng`."""
     several = {"multifunction": True} if spec.balloon and spec.machine_type != "microvm" else {}
-    return _virtio(spec, "virtio-rng", RNG_SLOT, rng="rng", **several)
+    return virtio(spec, "virtio-rng", RNG_SLOT, rng="rng", **several)
 
 
 def random_back_end(spec: MachineSpec) -> Device:
@@ -145,7 +141,7 @@ def random_back_end(spec: MachineSpec) -> Device:
 
 def balloon(spec: MachineSpec) -> Device:
     """A balloon. It tells of pages that the guest has freed, and lets go before the guest kills for memory."""
-    made = _virtio(spec, "virtio-balloon", RNG_SLOT, **{"free-page-reporting": True, "deflate-on-oom": True})
+    made = virtio(spec, "virtio-balloon", RNG_SLOT, **{"free-page-reporting": True, "deflate-on-oom": True})
     return made if spec.machine_type == "microvm" else {**made, "addr": f"{RNG_SLOT:x}.1"}
 
 
@@ -219,7 +215,7 @@ def root_port_name(port: int) -> str:
 def scsi_controller(spec: MachineSpec) -> Device:
     """The SCSI host on which SCSI disks are."""
     options = spec.disk_options
-    return _virtio(
+    return virtio(
         spec,
         "virtio-scsi",
         SCSI_SLOT,
@@ -307,7 +303,7 @@ def disk_device(spec: MachineSpec, index: int, disk: Disk) -> Device:
     if disk.driver == "scsi":
         return scsi_disk(spec, index, node_name(index), disk)
     properties = {"drive": node_name(index), "serial": disk.serial, **_disk_properties(spec, disk)}
-    return _virtio(spec, "virtio-blk", FIRST_DISK_SLOT + index, **properties)
+    return virtio(spec, "virtio-blk", FIRST_DISK_SLOT + index, **properties)
 
 
 def scsi_disk(spec: MachineSpec, target: int, node: str, disk: Disk) -> Device:
@@ -374,92 +370,11 @@ def ninep_export(index: int, share: NinePDirectory, fd: int) -> str:
 def ninep(spec: MachineSpec, index: int, tag: str) -> Device:
     """The virtio-9p device of an export, in the slots behind those of virtio-fs."""
     slot = FIRST_SHARE_SLOT + len(spec.shares) + index
-    return _virtio(spec, "virtio-9p", slot, fsdev=f"ninep{index}", mount_tag=tag)
+    return virtio(spec, "virtio-9p", slot, fsdev=f"ninep{index}", mount_tag=tag)
 
 
-def network_back_end(network: UserNetwork) -> Device:
-    """QEMU's own user-mode network, with the published ports."""
-    forwards = [{"str": _forward(port)} for port in network.ports]
-    return {"type": "user", "id": "net", "hostfwd": forwards} if forwards else {"type": "user", "id": "net"}
-
-
-def no_network(network: UserNetwork) -> Device:
-    """A NIC's back end that leads nowhere, for a machine that is to be saved.
-
-    The user-mode network would be saved with it, and no other back end could take over then.
-    """
-    return {"type": "hubport", "id": "net", "hubid": 0}
-
-
-def network_card(spec: MachineSpec, network: UserNetwork) -> Device:
-    """virtio-net in front of `net`. No boot ROM: nothing boots from the network, and it costs start time."""
-    return _nic(spec, 0, netdev="net", mac=network.mac.lower())
-
-
-def all_nics(spec: MachineSpec) -> int:
-    """How many NICs the machine has."""
-    return len(spec.nics) + (spec.network is not None)
-
-
-def nic_fds(spec: MachineSpec) -> tuple[int, ...]:
-    """The descriptors of taps that QEMU has to inherit."""
-    return tuple(fd for nic in spec.nics for fd in nic.fds)
-
-
-def tap_back_end(index: int, nic: TapNic, vhost_fds: tuple[int, ...]) -> Device:
-    """A tap that QEMU gets as descriptors; `vhost_fds` has as many, or none."""
-    tap: Device = {"type": "tap", "id": f"tap{index}", "fds": ":".join(map(str, nic.fds)), "vhost": bool(vhost_fds)}
-    return {**tap, "vhostfds": ":".join(map(str, vhost_fds))} if vhost_fds else tap
-
-
-def tap_card(spec: MachineSpec, index: int, nic: TapNic) -> Device:
-    """virtio-net in front of `tap<index>`."""
-    pci = spec.machine_type != "microvm"
-    return _nic(spec, index + (spec.network is not None), netdev=f"tap{index}", **_tap_properties(nic, pci=pci))
-
-
-def plugged_tap(name: str, fds: Sequence[str], vhost_fds: Sequence[str]) -> Device:
-    """A tap that comes while the guest runs, by the names of the descriptors that QEMU was sent (getfd)."""
-    tap: Device = {"type": "tap", "id": name, "fds": ":".join(fds), "vhost": bool(vhost_fds)}
-    return {**tap, "vhostfds": ":".join(vhost_fds)} if vhost_fds else tap
-
-
-def plugged_card(name: str, nic: TapNic) -> Device:
-    """virtio-net in front of the tap `name`, which comes while the guest runs; its place is the caller's to add."""
-    card: Device = {"driver": "virtio-net-pci", "disable-legacy": "on", "romfile": "", "netdev": name}
-    return {**card, **_tap_properties(nic, pci=True)}
-
-
-def _tap_properties(nic: TapNic, *, pci: bool) -> Device:
-    """More than one queue pair takes an interrupt for each direction of each."""
-    properties: Device = {"mac": nic.mac.lower()}
-    if nic.mtu:
-        properties["host_mtu"] = nic.mtu
-    if len(nic.fds) > 1:
-        properties["mq"] = True
-        if pci:
-            properties["vectors"] = 2 * len(nic.fds) + 2
-    return properties
-
-
-def nic_path(spec: MachineSpec, index: int) -> str:
-    """The PCI path of a NIC of `spec.nics`, as the agent reads it: the slot, and its function."""
-    return f"{NET_SLOT:02x}.{index + (spec.network is not None)}"
-
-
-def _nic(spec: MachineSpec, function: int, **properties: object) -> Device:
-    if spec.machine_type == "microvm":
-        return _virtio(spec, "virtio-net", NET_SLOT, **properties)
-    place = {"addr": f"{NET_SLOT:x}.{function}"} if function else {}
-    several = {"multifunction": True} if all_nics(spec) > 1 else {}
-    return {**_virtio(spec, "virtio-net", NET_SLOT, **properties, romfile=""), **place, **several}
-
-
-def _forward(port: PublishedPort) -> str:
-    return f"{port.protocol}:{port.host_address}:{port.host_port}-:{port.guest_port}"
-
-
-def _virtio(spec: MachineSpec, name: str, slot: int, **properties: object) -> Device:
+def virtio(spec: MachineSpec, name: str, slot: int, **properties: object) -> Device:
+    """A virtio device in a slot of the root bus; a microvm has no slots."""
     if spec.machine_type == "microvm":
         return {"driver": f"{name}-device", **properties}
     # VIRTIO 1 only: the legacy interface is code that no guest of ours needs.

@@ -17,7 +17,7 @@ import msgspec
 
 from kata.hypervisor.errors import HypervisorError, NoPlaceError, QmpCommandError, QmpProtocolError
 from kata.hypervisor.machine import Disk, DiskAddress, TapNic
-from kata.hypervisor.qemu import devices, files
+from kata.hypervisor.qemu import devices, files, nics
 from kata.hypervisor.qemu.validation import check_disk, check_nic
 
 if TYPE_CHECKING:
@@ -107,6 +107,13 @@ class Hotplug:
         device.busy = False
         return devices.root_port_path(number)
 
+    def add_shares(self) -> None:
+        """A machine with a share cannot be saved, so a restored one gets its own before its guest goes on."""
+        for index, share in enumerate(self._spec.shares):
+            with ExitStack() as ours:
+                [fd] = files.connect_shares((share,), ours)
+                self.add_share(index, share.tag, fd)
+
     def add_share(self, index: int, tag: str, fd: int, timeout: float = ADD_TIMEOUT) -> None:
         """Plug a virtio-fs device into a root port; `fd` is connected to its daemon. Raises HypervisorError."""
         device, deadline = self._reserve(f"fs{index}", "port"), time.monotonic() + timeout
@@ -129,7 +136,7 @@ class Hotplug:
         name = _nic_name(nic.mac)
         device = self._reserve(name, "port")
         number = device.place[1]
-        properties = _behind(number, devices.plugged_card(device.id, nic))
+        properties = _behind(number, nics.plugged_card(device.id, nic))
         self._add(name, device, properties, timeout, lambda deadline: self._add_back_end(device, nic, deadline))
         device.busy = False
         return devices.root_port_path(number)
@@ -145,7 +152,7 @@ class Hotplug:
         found = [index for index, nic in enumerate(self._spec.nics) if nic.mac.lower() == mac.lower()]
         if not found:
             raise HypervisorError(f"the machine has no NIC with the address {mac}")
-        back_end = devices.tap_back_end(found[0], self._spec.nics[found[0]], ())["id"]
+        back_end = nics.tap_back_end(found[0], self._spec.nics[found[0]], ())["id"]
         try:
             self._qmp.execute("netdev_del", {"id": back_end}, timeout=timeout)
         except QmpCommandError as error:
@@ -305,7 +312,7 @@ class Hotplug:
             device.undo.append(lambda left: self._drop_back_end(device.id, (*taps, *vhosts), left))
             for name, fd in {**taps, **vhosts}.items():
                 self._qmp.execute("getfd", {"fdname": name}, fds=[fd], timeout=_left(deadline))
-            back_end = devices.plugged_tap(device.id, tuple(taps), tuple(vhosts))
+            back_end = nics.plugged_tap(device.id, tuple(taps), tuple(vhosts))
             self._qmp.execute("netdev_add", back_end, timeout=_left(deadline))
 
     def _drop_back_end(self, name: str, fd_names: Iterable[str], timeout: float) -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kata.hypervisor.errors import HypervisorError, QmpError, StartError
-from kata.hypervisor.qemu import devices, files, migration, vfio
+from kata.hypervisor.qemu import devices, files, migration, nics, vfio
 from kata.hypervisor.qemu.command_line import Resolved, command_line
 from kata.hypervisor.qemu.console import Console, clean_lines
 from kata.hypervisor.qemu.growth import Growth
@@ -175,7 +175,7 @@ class QemuMachine:
 
     def nic_path(self, number: int) -> str:
         """The PCI path of a NIC of the spec."""
-        return devices.nic_path(self.spec, number)
+        return nics.nic_path(self.spec, number)
 
     def add_nic(self, nic: TapNic) -> str:
         """Plug a NIC into the running guest. Raises SpecError, NoPlaceError, HypervisorError."""
@@ -290,17 +290,10 @@ class QemuMachine:
             self._qmp.negotiate(START_TIMEOUT)
             if self.spec.saved is not None:
                 migration.restore(self._qmp, self.spec.saved.state_fd)
-                self._plug_shares(self._hotplug)
+                self._hotplug.add_shares()
                 self._qmp.execute("cont", timeout=START_TIMEOUT)
         except QmpError as error:
             raise self._start_error(error) from error
-
-    def _plug_shares(self, hotplug: Hotplug) -> None:
-        """A machine with a share cannot be saved, so a restored one gets it now; the guest finds it as it goes on."""
-        for index, share in enumerate(self.spec.shares):
-            with ExitStack() as ours:
-                [fd] = files.connect_shares((share,), ours)
-                hotplug.add_share(index, share.tag, fd)
 
     def _argv(self, ours: ExitStack, qmp_fd: int, console_fd: int) -> tuple[list[str], tuple[int, ...]]:
         vsock = files.claim_vsock(ours) if self._uses_vsock() else None
@@ -332,7 +325,7 @@ class QemuMachine:
         )
         return [*prefix, *command_line(self.spec, resolved)], (
             *resolved.fds(),
-            *devices.nic_fds(self.spec),
+            *nics.nic_fds(self.spec),
             *files.template_fds(self.spec),
         )
 

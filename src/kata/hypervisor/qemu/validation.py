@@ -11,7 +11,8 @@ import socket
 
 from kata.hypervisor.errors import SpecError
 from kata.hypervisor.machine import Disk, Hardware, MachineSpec, PublishedPort, TapNic
-from kata.hypervisor.qemu.devices import MAX_DISKS, MAX_NICS, MAX_ROOT_PORTS, MAX_SHARES, all_disks, all_nics
+from kata.hypervisor.qemu.devices import MAX_DISKS, MAX_ROOT_PORTS, MAX_SHARES, all_disks
+from kata.hypervisor.qemu.nics import MAX_NICS, all_nics
 
 PROPERTIES = re.compile(r"[+-]?[A-Za-z0-9][\w.+-]*(=[\w.:+-]*)?(,[+-]?[A-Za-z0-9][\w.+-]*(=[\w.:+-]*)?)*", re.ASCII)
 """A list for -machine or -cpu. No value can hold a path, a space or a comma."""
