@@ -1,8 +1,8 @@
 """`make bench`: what a container in a virtual machine costs here, as JSON and as a table.
 
 Measured: the phases of a cold start (median and slowest), memory of an idle guest seen from inside and from the
-host, sizes of what a VM boots from, and the agent by itself (`bench_agent.py`). Machines differ and are noisy, so
-the numbers describe this machine on this day; nothing asserts them.
+host, sizes of what a VM boots from, the agent by itself (`bench_agent.py`), and streams (`bench_streams.py`). Machines
+differ and are noisy, so the numbers describe this machine on this day; nothing asserts them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from kata.version import __version__
 
 # An isolated interpreter (-I) does not look beside the script that it runs.
 sys.path.append(str(Path(__file__).parents[1]))
-from tools import bench_agent
+from tools import bench_agent, bench_streams
 
 KATA = [sys.executable, "-I", "-m", "kata.ctl"]
 
@@ -42,6 +42,7 @@ def main() -> int:
         "cold_start_ms": cold_starts(args.runs),
         "idle": idle_memory(),
         "agent": bench_agent.measure(),
+        "streams": bench_streams.measure(),
     }
     args.output.parent.mkdir(parents=True, exist_ok=True)
     args.output.write_text(json.dumps(result, indent=2, sort_keys=True) + "\n")
@@ -161,6 +162,7 @@ def show(result: dict[str, Any]) -> None:
     for name, mib in result["idle"].items():
         print(f"{name:<24} {mib:>8.1f} MiB")
     bench_agent.show(result["agent"])
+    bench_streams.show(result["streams"])
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -20,10 +19,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
-from kata import paths
 from kata.agentctl.session import Options, Session
 from kata.agentctl.targets import AddressTarget, SandboxTarget
-from kata.kernel import cpio
 from kata.protocol.client import Client, connect_agent
 from kata.protocol.generated import agent_pb2, health_pb2
 from kata.protocol.transport import dial
@@ -42,18 +39,9 @@ exec "$@"
 """
 STARTS, CONTAINERS, CHECKS = 10, 100, 3000
 GUEST_CONTAINERS, GUEST_CHECKS = 30, 300
-STREAM_MIB = 32
-READ_SIZE = 256 * 1024
-"""What `kata run` asks for in one ReadStdout (kata.sandbox.stdio)."""
 BUSYBOX = "/bin/busybox"
 CAPABILITIES = ["SYS_ADMIN", "SYS_CHROOT", "SYS_RESOURCE", "SYS_PTRACE", "BPF", "NET_ADMIN", "MKNOD", "SETPCAP"]
 CAPABILITIES += ["SETUID", "SETGID", "SETFCAP", "DAC_OVERRIDE", "FOWNER", "CHOWN", "KILL"]
-RAW_INIT = f"""#!/bin/sh
-/bin/busybox mount -t devtmpfs dev /dev
-set -- /dev/vport*p1
-/bin/busybox dd if=/dev/zero of="$1" bs={READ_SIZE} count={STREAM_MIB * 2**20 // READ_SIZE}
-/bin/busybox sleep 60
-"""
 
 
 def measure() -> dict[str, Any]:
@@ -173,8 +161,6 @@ def guest() -> dict[str, Any]:
             result["checks_per_second_one_at_a_time"] = round(GUEST_CHECKS / seconds)
             layer = f"/run/kata-containers/sandbox/layers/{cid}"
             result["container_ms"] = guest_containers(session, shell, layer)
-            result["read_stdout_mib_per_second"] = [stdout_rate(session, layer, number) for number in range(3)]
-        result["raw_port_mib_per_second"] = [raw_port_rate() for _ in range(3)]
     finally:
         subprocess.run([*KATA, "rm", "-f", cid], stdout=subprocess.DEVNULL, check=True)
     return result
@@ -272,57 +258,6 @@ def in_turns(
     result["ratio of whole lives"] = round(medians["agent whole life"] / medians["crun run"], 2)
     result["ratio of create+start"] = round(medians["agent create+start"] / medians["crun create+start"], 2)
     return result
-
-
-def stdout_rate(session: Session, layer: str, number: int) -> float:
-    """MiB a second of one container's output, from its start to the end of the stream."""
-    dd = ["dd", "if=/dev/zero", f"bs={READ_SIZE}", f"count={STREAM_MIB * 2**20 // READ_SIZE}"]
-    cid = f"stream-{number}"
-    session.request(["CreateContainer", f"cid={cid}", f"spec={json.dumps(specification(layer, '/bench/s', *dd))}"])
-
-    def read() -> None:
-        session.request(["StartContainer", f"cid={cid}"])
-        received = 0
-        words = ["ReadStdout", f"cid={cid}", f"len={READ_SIZE}"]
-        while data := cast(agent_pb2.ReadStreamResponse, session.request(words)).data:
-            received += len(data)
-        assert received == STREAM_MIB << 20, received
-
-    seconds = timed(read)
-    session.request(["RemoveContainer", f"cid={cid}"])
-    return round(STREAM_MIB / seconds, 1)
-
-
-def raw_port_rate() -> float:
-    """MiB a second through the same virtio-serial port with nothing but dd behind it, in a guest of its own."""
-    from kata.hypervisor.machine import MachineSpec
-    from kata.hypervisor.qemu.machine import QemuMachine
-
-    files = {name: cpio.directory() for name in ("bin", "dev")}
-    files["init"] = cpio.file(RAW_INIT.encode(), 0o755)
-    files["bin/busybox"] = cpio.file(Path(BUSYBOX).read_bytes(), 0o755)
-    files["bin/sh"] = cpio.symlink("busybox")
-    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        initrd = Path(folder, "initrd")
-        initrd.write_bytes(cpio.compress(cpio.archive(files)))
-        kernel = paths.assets_dir() / "vmlinuz"
-        spec = MachineSpec(
-            sandbox_id="bench", directory=folder, kernel=os.fspath(kernel), initrd=os.fspath(initrd), image=None
-        )
-        with QemuMachine(spec) as machine, socket.socket(socket.AF_UNIX) as port:
-            machine.boot()
-            port.settimeout(60)
-            port.connect(machine.agent_address().removeprefix("unix://"))
-            received = first = len(port.recv(READ_SIZE))
-            begin = time.monotonic()
-            while received < STREAM_MIB << 20:
-                received += len(port.recv(READ_SIZE)) or raise_lost(machine.console_tail())
-            return round((received - first) / 2**20 / (time.monotonic() - begin), 1)
-
-
-def raise_lost(console: str) -> int:
-    """The raw port ended early; never returns."""
-    raise SystemExit(f"bench: the guest with the raw port ended:\n{console}")
 
 
 def specification(rootfs: str, cgroup: str, *args: str) -> dict[str, Any]:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import cast
 
 import pytest
-from tools import bench_agent
+from tools import bench_agent, bench_streams
+
+from kata.agentctl.session import Session
 
 
 def test_the_spread_is_median_and_the_99th_percentile() -> None:
@@ -33,6 +40,47 @@ def test_ways_take_turns_and_the_first_turn_does_not_count(monkeypatch: pytest.M
     assert found["agent create+start"] == {"median": 30.0, "p99": 40.0}
     assert found["agent whole life"] == {"median": 40.0, "p99": 50.0}
     assert (found["ratio of whole lives"], found["ratio of create+start"]) == (4.0, 1.5)
+
+
+def test_streams_take_turns_and_are_compared_with_the_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    ours, theirs = socket.socketpair()
+
+    @contextmanager
+    def raw_port() -> Iterator[socket.socket]:
+        with ours:
+            yield ours
+
+    def way(name: str, *rates: float) -> Callable[..., float]:
+        given = iter(rates)
+
+        def measured(*args: object) -> float:
+            order.append(name)
+            return next(given)
+
+        return measured
+
+    port = itertools.cycle((way("port", 1, 80, 100, 90), way("both", 1, 20, 20, 20)))
+    monkeypatch.setattr(bench_streams, "TURNS", 3)
+    monkeypatch.setattr(bench_streams, "raw_port", raw_port)
+    monkeypatch.setattr(bench_streams, "through_port", lambda *args: next(port)())
+    for name in ("through_pipe", "read_stdout", "exec_output", "exec_input"):
+        monkeypatch.setattr(bench_streams, name, way(name, 1, 45, 9, 45))
+    found = bench_streams.rates("cid", cast(Session, None))
+    assert order == ["port", "through_pipe", "both", "read_stdout", "exec_output", "exec_input"] * 4
+    assert found["port: dd writes to it"] == {"median": 90, "of_the_port": 1.0, "all": [80, 100, 90]}
+    assert found["kata exec"] == {"median": 45, "of_the_port": 0.5, "all": [45, 9, 45]}
+    theirs.close()
+
+
+def test_a_rate_counts_from_the_first_bytes_on_and_wants_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter((10.0, 12.0))
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    pieces = [bytes(1 << 20) for _ in range(5)]
+    assert bench_streams.rate_of(pieces.pop, 5 << 20) == 2.0
+    clock = iter((10.0, 12.0))
+    with pytest.raises(SystemExit, match="1 of 2 bytes came"):
+        bench_streams.rate_of([b"", b"x"].pop, 2)
 
 
 def test_a_specification_is_what_both_sides_run() -> None:
