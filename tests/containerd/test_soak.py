@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 import pytest
 
 from kata.errors import KataError
+from kata.protocol.status import RpcError
 from tests.helpers.cli import daemon_pids, vmm_pids
 from tests.helpers.containerd import IMAGE, RUNTIME, Containerd
 from tests.helpers.traces import await_none, traces
@@ -136,7 +137,7 @@ class Chaos:
         if not words:
             try:
                 self._containerd.update(name, memory={"limit": 200 << 20}, cpu={"quota": 50000, "period": 100000})
-            except (KataError, OSError) as error:
+            except (RpcError, KataError, OSError) as error:
                 return f"update: {error}"
             return "updated"
         done = self._containerd.ctr(*words, check=False, timeout=600)

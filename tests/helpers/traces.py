@@ -15,7 +15,7 @@ from kata.shim.address import socket_path
 from tests.helpers.cli import leftovers
 from tests.helpers.containerd import Containerd
 
-GONE_TIMEOUT = 20.0
+GONE_TIMEOUT = 60.0
 TASKS = "io.containerd.runtime.v2.task"
 
 
