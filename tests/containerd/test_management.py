@@ -21,7 +21,7 @@ from kata import paths
 from kata.osbuilder import build_image
 from kata.osbuilder.recipe import Recipe
 from kata.protocol.workers import IDLE_TIMEOUT
-from tests.containerd.conftest import left_behind
+from tests.containerd.conftest import await_nothing_left
 from tests.containerd.test_ctr import expect
 from tests.helpers.cli import kata, ps, start
 from tests.helpers.containerd import RUNTIME, Containerd
@@ -47,10 +47,7 @@ def sandbox(daemon: Containerd, tmp_path_factory: pytest.TempPathFactory) -> Ite
     daemon.run(NAME, "sleep", "100000", options=options)
     yield daemon
     daemon.remove(NAME)
-    deadline = time.monotonic() + 15
-    while (left := left_behind(daemon)) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert left == []
+    assert await_nothing_left(daemon) == []
 
 
 def ask(method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
