@@ -39,11 +39,7 @@ def daemon(busybox: str) -> Iterator[Containerd]:
 def containerd(daemon: Containerd) -> Iterator[Containerd]:
     """The daemon; afterwards no task, no shim and no trace of a sandbox may be left."""
     yield daemon
-    left = left_behind(daemon)
-    deadline = time.monotonic() + GONE_TIMEOUT
-    while left and time.monotonic() < deadline:
-        time.sleep(0.2)  # a shim ends a moment after its last answer
-        left = left_behind(daemon)
+    left = await_nothing_left(daemon)
     for name in daemon.ctr("container", "ls", "-q").stdout.decode().split():
         daemon.remove(name)
     assert left == []
@@ -54,6 +50,14 @@ def node(busybox: str) -> Iterator[Node]:
     """A containerd with a network for pods; modules run their pods in it and remove them."""
     with running_node() as made:
         yield made
+
+
+def await_nothing_left(daemon: Containerd) -> list[str]:
+    """What is left after a while that should not be: a shim ends a moment after its last answer."""
+    deadline = time.monotonic() + GONE_TIMEOUT
+    while (left := left_behind(daemon)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return left
 
 
 def left_behind(daemon: Containerd) -> list[str]:

@@ -19,7 +19,7 @@ import pytest
 
 from kata import paths
 from kata.protocol.workers import IDLE_TIMEOUT
-from tests.containerd.conftest import left_behind
+from tests.containerd.conftest import await_nothing_left
 from tests.containerd.test_ctr import expect
 from tests.helpers.cli import kata, ps, start
 from tests.helpers.containerd import RUNTIME, Containerd
@@ -44,10 +44,7 @@ def sandbox(daemon: Containerd, debug_image: Path, tmp_path_factory: pytest.Temp
     daemon.run(NAME, "sleep", "100000", options=options)
     yield daemon
     daemon.remove(NAME)
-    deadline = time.monotonic() + 15
-    while (left := left_behind(daemon)) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert left == []
+    assert await_nothing_left(daemon) == []
 
 
 def ask(method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:

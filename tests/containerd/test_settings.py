@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kata import paths
-from tests.containerd.conftest import left_behind
+from tests.containerd.conftest import await_nothing_left
 from tests.helpers.containerd import Containerd
 
 pytestmark = [pytest.mark.containerd, pytest.mark.root]
@@ -19,7 +19,7 @@ NAME = "settings"
 POLICY = Path(__file__).parents[2] / "docs/policies/allow-all-except-exec-process.rego"
 CONFIG = """
 [hypervisor.qemu]
-path = "{folder}/my-qemu"
+path = "{folder}/qemu-system-mine"
 enable_debug = true
 enable_iothreads = true
 block_device_aio = "io_uring"
@@ -45,17 +45,14 @@ create_container_timeout = 100
 def sandbox(daemon: Containerd, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Containerd]:
     """A running container of a sandbox with these settings."""
     folder = tmp_path_factory.mktemp("settings")
-    (folder / "my-qemu").symlink_to("/usr/bin/qemu-system-x86_64")
+    (folder / "qemu-system-mine").symlink_to("/usr/bin/qemu-system-x86_64")
     (folder / "configuration.toml").write_text(CONFIG.format(folder=folder, policy=POLICY.read_text()))
     script = "ls /sys/module; grep -m1 flags /proc/cpuinfo; sleep 100000"
     options = ("--runtime-config-path", str(folder / "configuration.toml"), "--log-uri", f"file://{folder}/output")
     daemon.run(NAME, "sh", "-c", script, options=options)
     yield daemon
     daemon.remove(NAME)
-    deadline = time.monotonic() + 15
-    while (left := left_behind(daemon)) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert left == []
+    assert await_nothing_left(daemon) == []
 
 
 def await_text(path: Path, pattern: str) -> str:
@@ -69,7 +66,7 @@ def await_text(path: Path, pattern: str) -> str:
 def test_the_vmm_is_what_the_operator_said(sandbox: Containerd) -> None:
     pid = int((paths.vm_dir() / NAME / "pid").read_text())
     words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
-    assert words[0].endswith("/my-qemu")
+    assert words[0].endswith("/qemu-system-mine")
     line = " ".join(words)
     for wanted in (
         '"aio":"io_uring"',

@@ -9,6 +9,7 @@ import os
 import stat
 from typing import TYPE_CHECKING, cast
 
+from kata.config.settings import Hypervisor
 from kata.hypervisor.machine import DiskOptions, Hardware
 from kata.sandbox.config import GuestOptions, Patience
 from kata.sandbox.errors import ConfigError
@@ -30,9 +31,12 @@ def hardware(config: Config) -> Hardware:
         raise ConfigError(f"entropy_source {source} is no character device", hint="/dev/urandom is a good one")
     if hypervisor.firmware:
         _stat(hypervisor.firmware, "firmware")
-    _stat(hypervisor.path, "VMM")
+    # The usual one is the driver's to find: its error knows which package has it.
+    program = "" if hypervisor.path == Hypervisor.path.default else hypervisor.path
+    if program:
+        _stat(program, "VMM")
     return Hardware(
-        program=hypervisor.path,
+        program=program,
         firmware=hypervisor.firmware,
         random_source=source,
         machine_options=hypervisor.machine_accelerators,

@@ -125,6 +125,7 @@ def test_what_the_vmm_is_told(tmp_path: Path) -> None:
         machine_options="hpet=off",
         cpu_features="",
     )
+    assert hardware(load(tmp_path)) == Hardware()
     usual = hardware(load(tmp_path, lines[0], 'entropy_source = "/dev/urandom"'))
     assert usual == Hardware(program=f"{tmp_path}/qemu")
 
