@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,6 +37,8 @@ dial_timeout_ms = 500
 request_timeout_ms = 50000
 policy = '''
 {policy}'''
+[factory]
+enable_template = false
 [runtime]
 enable_debug = true
 create_container_timeout = 100
@@ -42,9 +46,16 @@ create_container_timeout = 100
 
 
 @pytest.fixture(scope="module")
-def sandbox(daemon: Containerd, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Containerd]:
+def folder() -> Iterator[Path]:
+    """Open to the VMM's user, as pytest's own folders are not."""
+    with tempfile.TemporaryDirectory(prefix="kata-test-") as path:
+        os.chmod(path, 0o755)
+        yield Path(path)
+
+
+@pytest.fixture(scope="module")
+def sandbox(daemon: Containerd, folder: Path) -> Iterator[Containerd]:
     """A running container of a sandbox with these settings."""
-    folder = tmp_path_factory.mktemp("settings")
     (folder / "qemu-system-mine").symlink_to("/usr/bin/qemu-system-x86_64")
     (folder / "configuration.toml").write_text(CONFIG.format(folder=folder, policy=POLICY.read_text()))
     script = "ls /sys/module; grep -m1 flags /proc/cpuinfo; sleep 100000"
@@ -82,9 +93,8 @@ def test_the_vmm_is_what_the_operator_said(sandbox: Containerd) -> None:
         assert wanted in line, wanted
 
 
-def test_the_guest_has_them(sandbox: Containerd, tmp_path_factory: pytest.TempPathFactory) -> None:
-    [output] = tmp_path_factory.getbasetemp().glob("settings0/output")
-    words = await_text(output, "flags").split()
+def test_the_guest_has_them(sandbox: Containerd, folder: Path) -> None:
+    words = await_text(folder / "output", "flags").split()
     assert {"sd_mod", "virtio_mem", "fpu"} <= set(words) and "rdrand" not in words
 
 

@@ -274,7 +274,7 @@ def test_the_vmm_killed_is_told() -> None:
 
 
 def test_a_guest_that_never_answers_is_given_up_with_its_console(tmp_path: Path) -> None:
-    done = kata("run", "--rm", "--boot-timeout", "1", "busybox", "true")
+    done = kata("run", "--rm", "--no-template", "--boot-timeout", "1", "busybox", "true")
     assert done.returncode == 125
     assert b"kata: guest:" in done.stderr
     assert b"hint:" in done.stderr

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 KEPT = 8
 """Templates that stay; making one more removes the one that was not used for longest."""
-REMOVE_TIMEOUT = 10.0
+REMOVE_TIMEOUT = LOAD_TIMEOUT = 10.0
 DESCRIPTION, MEMORY, STATE = "template.json", "memory", "state"
 
 
@@ -167,10 +167,11 @@ class TemplateStore:
             state = os.open(folder / STATE, os.O_RDONLY | os.O_CLOEXEC)
             undo.callback(os.close, state)
             fd = os.dup(memory_fd) if memory_fd >= 0 else memory.borrow(folder, name, size)
-            if fd < 0:
-                fd = self._load(folder, name)
+            if fd >= 0:
+                memory.register(folder, fd)
+            else:
+                fd = self._load(folder, name, size)
             undo.callback(os.close, fd)
-            memory.register(folder, fd)
             undo.callback((folder / memory.HOLDERS / str(os.getpid())).unlink, missing_ok=True)
             os.utime(folder / DESCRIPTION)
         except FileNotFoundError:
@@ -179,10 +180,16 @@ class TemplateStore:
             raise UnusableError(f"the template {name} cannot be opened: {error}") from error
         return Saved(memory_fd=fd, state_fd=state)
 
-    def _load(self, folder: Path, name: str) -> int:
+    def _load(self, folder: Path, name: str, size: int) -> int:
+        """The memory from disk, for one process at a time: those that come meanwhile borrow it. Registered."""
         source = os.open(folder / MEMORY, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            return memory.load(name, source)
+            wait_lock(source, LOAD_TIMEOUT)  # in vain, it is in memory twice
+            fd = memory.borrow(folder, name, size)
+            if fd < 0:
+                fd = memory.load(name, source)
+            memory.register(folder, fd)
+            return fd
         finally:
             os.close(source)
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 REPORT_LIMIT = 256 * 1024
 GRACE = 30.0
-"""Seconds beyond the guest's boot time-out that the whole start may take."""
+"""Seconds beyond the boots' time-outs that the whole start may take."""
 END_TIMEOUT = 10.0
 """Seconds that a start that was given up has to take its sandbox down."""
 
@@ -77,7 +77,8 @@ def launch(store: Store, record: Record, stdio: StdioPaths, lock: int) -> Launch
     reports = _Reports(read_end)
     try:
         with _ending_on_signals():
-            reports.started(record.sandbox.boot_timeout + GRACE)
+            boots = 2 if record.sandbox.template else 1  # another's making of the template, and then one's own boot
+            reports.started(record.sandbox.boot_timeout * boots + GRACE)
     except BaseException:
         os.close(read_end)
         # Interrupted or out of time: the child takes its sandbox down on SIGTERM. One that failed is ending anyway.

@@ -34,6 +34,10 @@ def restore(qmp: QmpClient, state_fd: int) -> None:
     QEMU ends by itself when the state is of another machine.
     """
     _prepare(qmp)
+    # QEMU would announce the guest's addresses, which are its template's yet. And a guest that is asked to announce
+    # them itself may hang for good while its agent sets them: Linux 6.12's virtio_net waits for that work when an
+    # interface is closed (virtnet_close), with the lock held that the work waits for.
+    qmp.execute("migrate-set-parameters", {"announce-rounds": 0}, timeout=TIMEOUT)
     qmp.execute("migrate-incoming", {"uri": f"fd:{state_fd}"}, timeout=TIMEOUT)
     _await_end(qmp, "restored")
 
