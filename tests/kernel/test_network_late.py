@@ -34,6 +34,7 @@ class Peer:
     """Both the machine and the agent: `said` is what they were told, in order. `refuse` names what fails."""
 
     def __init__(self) -> None:
+        self.spec = MachineSpec(sandbox_id="a", directory="/d", kernel="/k", initrd=None, image=None)
         self.said: list[tuple[str, Any]] = []
         self.refuse: set[str] = set()
         self.held: list[int] = []
