@@ -23,7 +23,7 @@ from kata.version import __version__
 
 # An isolated interpreter (-I) does not look beside the script that it runs.
 sys.path.append(str(Path(__file__).parents[1]))
-from tools import bench_agent, bench_streams
+from tools import bench_agent, bench_start, bench_streams
 
 KATA = [sys.executable, "-I", "-m", "kata.ctl"]
 
@@ -31,7 +31,7 @@ KATA = [sys.executable, "-I", "-m", "kata.ctl"]
 def main() -> int:
     """Run the benchmarks; exit code 0 unless a container failed."""
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
-    parser.add_argument("--runs", type=int, default=5, help="cold starts to measure (default: 5)")
+    parser.add_argument("--runs", type=int, default=20, help="starts to measure (default: 20)")
     parser.add_argument("--output", type=Path, default=paths.data_dir() / "bench.json", help="where the JSON goes")
     args = parser.parse_args()
     kata("setup")
@@ -39,7 +39,8 @@ def main() -> int:
         "version": __version__,
         "machine": machine(),
         "assets_bytes": assets(),
-        "cold_start_ms": cold_starts(args.runs),
+        "starts_ms": bench_start.measure(args.runs),
+        "phases_ms": phases(args.runs),
         "idle": idle_memory(),
         "agent": bench_agent.measure(),
         "streams": bench_streams.measure(),
@@ -77,22 +78,28 @@ def assets() -> dict[str, int]:
     return {name: (paths.assets_dir() / name).stat().st_size for name in names if (paths.assets_dir() / name).exists()}
 
 
-def cold_starts(runs: int) -> dict[str, dict[str, float]]:
-    """Each phase of `kata run busybox true` over `runs` starts: median and slowest, milliseconds."""
-    samples: dict[str, list[float]] = {}
+def phases(runs: int) -> dict[str, dict[str, float]]:
+    """Each phase of `kata run busybox true` from a template and booted, in turns: median, milliseconds.
+
+    One boot for each `BOOTS_IN` of the others.
+    """
+    samples: dict[str, dict[str, list[float]]] = {"template": {}, "booted": {}}
     for number in range(runs):
-        name = f"bench-{os.getpid()}-{number}"
-        begin = time.monotonic()
-        kata("run", "--name", name, "busybox", "true")
-        total = (time.monotonic() - begin) * 1000
-        phases = dict(inspect(name)["phases_ms"], **{"whole command": total})
-        kata("rm", name)
-        for phase, milliseconds in phases.items():
-            samples.setdefault(phase, []).append(milliseconds)
+        for way, options in (("template", ()), ("booted", ("--no-template",))):
+            if way == "template" or number % bench_start.BOOTS_IN == 0:
+                for phase, milliseconds in _phases(f"bench-{os.getpid()}-{number}-{way}", options).items():
+                    samples[way].setdefault(phase, []).append(milliseconds)
     return {
-        phase: {"median": round(statistics.median(values), 1), "max": round(max(values), 1)}
-        for phase, values in samples.items()
+        way: {phase: round(statistics.median(values), 1) for phase, values in found.items()}
+        for way, found in samples.items()
     }
+
+
+def _phases(name: str, options: tuple[str, ...]) -> dict[str, float]:
+    kata("run", "--name", name, *options, "busybox", "true")
+    found: dict[str, float] = inspect(name)["phases_ms"]
+    kata("rm", name)
+    return found
 
 
 def idle_memory() -> dict[str, float]:
@@ -152,9 +159,11 @@ def kata(*words: str) -> str:
 
 def show(result: dict[str, Any]) -> None:
     """The same as the JSON, for people."""
-    print(f"\n{'cold start':<24} {'median':>10} {'slowest':>10}")
-    for phase, values in result["cold_start_ms"].items():
-        print(f"{phase:<24} {values['median'] / 1000:>8.2f} s {values['max'] / 1000:>8.2f} s")
+    bench_start.show(result["starts_ms"])
+    template, booted = result["phases_ms"]["template"], result["phases_ms"]["booted"]
+    print(f"\n{'phase of kata run':<28} {'template':>10} {'booted':>10}")
+    for phase in template:
+        print(f"{phase:<28} {template[phase]:>7.0f} ms {booted.get(phase, 0.0):>7.0f} ms")
     print()
     for name, size in result["assets_bytes"].items():
         print(f"{name:<24} {size / 2**20:>8.1f} MiB")

@@ -55,18 +55,33 @@ def _network(agent: AgentClient) -> None:
     )
 
 
+def run_container(agent: AgentClient, command: tuple[str, ...] = SHORT) -> None:
+    """A container of the guest's own image, from its creation to its removal."""
+    _start(agent, command)
+    _end(agent)
+
+
 def _container(agent: AgentClient) -> None:
-    place = f"{ROOTFS}/{NAME}"
-    options = ContainerOptions(id=NAME, process=ProcessOptions(args=WAITS), hostname=NAME, memory_bytes=64 << 20)
-    spec = for_guest(container(options), Translation(rootfs=place))
-    agent.create_container(NAME, ContainerPlan(spec, _storages(place)))
-    agent.start_container(NAME)
+    """One that has a process beside its first, and is asked for its figures."""
+    _start(agent, WAITS)
     agent.exec_process(NAME, EXEC, process(ProcessOptions(args=SHORT)))
     while agent.ask_output(NAME, EXEC, stderr=False, size=4096)():
         pass
     agent.wait_process(NAME, EXEC)
     agent.stats(NAME)
     agent.close_stdin(NAME, NAME)
+    _end(agent)
+
+
+def _start(agent: AgentClient, command: tuple[str, ...]) -> None:
+    place = f"{ROOTFS}/{NAME}"
+    options = ContainerOptions(id=NAME, process=ProcessOptions(args=command), hostname=NAME, memory_bytes=64 << 20)
+    spec = for_guest(container(options), Translation(rootfs=place))
+    agent.create_container(NAME, ContainerPlan(spec, _storages(place)))
+    agent.start_container(NAME)
+
+
+def _end(agent: AgentClient) -> None:
     agent.wait_process(NAME, NAME)
     agent.remove_container(NAME, STEP_TIMEOUT)
 
