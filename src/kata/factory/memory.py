@@ -56,6 +56,17 @@ def copy(source: int, target: int) -> int:
     return copied
 
 
+def duplicate(source: int, size: int) -> int:
+    """A memfd with the same content that can be changed. Raises OSError."""
+    fd = create("copy", size)
+    try:
+        copy(source, fd)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
 def load(name: str, source: int) -> int:
     """A sealed memfd with the content of a file. Raises OSError."""
     fd = create(name, os.fstat(source).st_size)

@@ -60,9 +60,7 @@ def restorable(
     try:
         wired = _wired(spec)
         store = TemplateStore(Path(root) if root else None)
-        saved = provide(store, template_for(wired), timeout, undo, warm_up)
-        if exclusive:
-            saved = store.copy_memory(saved, undo)
+        saved = provide(store, template_for(wired), timeout, undo, warm_up, exclusive=exclusive)
     except GuestNotReadyError:
         raise
     except (KataError, OSError) as error:
@@ -91,9 +89,17 @@ def template_for(wired: MachineSpec) -> Template:
     return Template(name_of(machine, files, machine.accelerator), machine, files)
 
 
-def provide(store: TemplateStore, template: Template, timeout: float, undo: ExitStack, warm_up: WarmUp) -> Saved:
+def provide(
+    store: TemplateStore,
+    template: Template,
+    timeout: float,
+    undo: ExitStack,
+    warm_up: WarmUp,
+    *,
+    exclusive: bool = False,
+) -> Saved:
     """The template's open files, which `undo` closes; it is made if it is not there. Raises FactoryError, OSError."""
-    saved = store.open(template.name, undo)
+    saved = store.open(template.name, undo, exclusive=exclusive)
     if saved is not None:
         return saved
     from kata.factory.make import make  # once a template
@@ -102,7 +108,7 @@ def provide(store: TemplateStore, template: Template, timeout: float, undo: Exit
         fd = make(store, template.machine, template.name, template.files, timeout, warm_up)
         if fd >= 0:
             ours.callback(os.close, fd)
-        saved = store.open(template.name, undo, fd)
+        saved = store.open(template.name, undo, fd, exclusive=exclusive)
     if saved is None:
         raise FactoryError("the template was removed as soon as it was made")
     return saved

@@ -66,25 +66,16 @@ class TemplateStore:
     def __init__(self, root: Path | None = None) -> None:
         self.root = root or paths.templates_dir()
 
-    def open(self, name: str, undo: ExitStack, memory_fd: int = -1) -> Saved | None:
+    def open(self, name: str, undo: ExitStack, memory_fd: int = -1, *, exclusive: bool = False) -> Saved | None:
         """The template's files, which `undo` closes; None when there is no such template.
 
-        `memory_fd` is its memory where the caller has it already. Raises UnusableError, FactoryError.
+        `memory_fd` is its memory where the caller has it already. `exclusive`: the memory is a copy that one machine has
+        to itself, and may write to. Raises UnusableError, FactoryError.
         """
         if not self._folder(name).is_dir():
             return None
         with self._locked(name, REMOVE_TIMEOUT, shared=True):
-            return self._open(name, undo, memory_fd)
-
-    def copy_memory(self, saved: Saved, undo: ExitStack) -> Saved:
-        """The same with a copy of the memory that one machine has to itself. Raises UnusableError."""
-        try:
-            fd = memory.create("copy", os.fstat(saved.memory_fd).st_size)
-            undo.callback(os.close, fd)
-            memory.copy(saved.memory_fd, fd)
-        except OSError as error:
-            raise UnusableError(f"the memory of a template cannot be copied: {error}") from error
-        return Saved(memory_fd=fd, state_fd=saved.state_fd, exclusive=True)
+            return self._open(name, undo, memory_fd, exclusive=exclusive)
 
     def has(self, name: str) -> bool:
         """Whether there is such a template."""
@@ -160,25 +151,37 @@ class TemplateStore:
 
     # Section: one template
 
-    def _open(self, name: str, undo: ExitStack, memory_fd: int) -> Saved | None:
+    def _open(self, name: str, undo: ExitStack, memory_fd: int, *, exclusive: bool) -> Saved | None:
         folder = self._folder(name)
         try:
             size = (folder / MEMORY).stat().st_size
             state = os.open(folder / STATE, os.O_RDONLY | os.O_CLOEXEC)
             undo.callback(os.close, state)
+            os.utime(folder / DESCRIPTION)
             fd = os.dup(memory_fd) if memory_fd >= 0 else memory.borrow(folder, name, size)
-            if fd >= 0:
+            if exclusive:
+                fd = self._copy(folder, fd, size)
+            elif fd >= 0:
                 memory.register(folder, fd)
             else:
                 fd = self._load(folder, name, size)
             undo.callback(os.close, fd)
-            undo.callback((folder / memory.HOLDERS / str(os.getpid())).unlink, missing_ok=True)
-            os.utime(folder / DESCRIPTION)
+            if not exclusive:
+                undo.callback((folder / memory.HOLDERS / str(os.getpid())).unlink, missing_ok=True)
         except FileNotFoundError:
             return None
         except OSError as error:
             raise UnusableError(f"the template {name} cannot be opened: {error}") from error
-        return Saved(memory_fd=fd, state_fd=state)
+        return Saved(memory_fd=fd, state_fd=state, exclusive=exclusive)
+
+    def _copy(self, folder: Path, source: int, size: int) -> int:
+        """A memfd of its own, from the memory that is open as `source`, which is closed, or else from disk."""
+        if source < 0:
+            source = os.open(folder / MEMORY, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return memory.duplicate(source, size)
+        finally:
+            os.close(source)
 
     def _load(self, folder: Path, name: str, size: int) -> int:
         """The memory from disk, for one process at a time: those that come meanwhile borrow it. Registered."""

@@ -46,10 +46,16 @@ def test_what_was_made_is_opened(store: TemplateStore) -> None:
         assert os.read(saved.state_fd, 99) == b"devices"
         [entry] = store.entries()
         assert (entry.description.name, entry.holders, entry.stale) == ("one", 1, False)
-        own = store.copy_memory(saved, undo)
+        own = store.open("one", undo, exclusive=True)
+        assert own is not None
         os.pwrite(own.memory_fd, b"two", 4096)
         assert own.exclusive and os.pread(saved.memory_fd, 3, 4096) == b"one"
+        assert store.entries()[0].holders == 1
     assert store.entries()[0].holders == 0
+    with ExitStack() as undo:
+        own = store.open("one", undo, exclusive=True)  # nobody has it open: from disk
+        assert own is not None and os.pread(own.memory_fd, 3, 4096) == b"one"
+        assert store.entries()[0].holders == 0, "a copy is of no use to others"
 
 
 def test_only_root_may_look(store: TemplateStore) -> None:
