@@ -69,8 +69,8 @@ class TemplateStore:
     def open(self, name: str, undo: ExitStack, memory_fd: int = -1, *, exclusive: bool = False) -> Saved | None:
         """The template's files, which `undo` closes; None when there is no such template.
 
-        `memory_fd` is its memory where the caller has it already. `exclusive`: the memory is a copy that one machine has
-        to itself, and may write to. Raises UnusableError, FactoryError.
+        `memory_fd` is its memory where the caller has it already. `exclusive`: the memory is a copy that one machine
+        has to itself, and may write to. Raises UnusableError, FactoryError.
         """
         if not self._folder(name).is_dir():
             return None
