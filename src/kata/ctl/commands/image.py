@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from kata.ctl.actions import add_action
+
 if TYPE_CHECKING:
     from kata.images.store import Image, ImageStore
 
@@ -27,19 +29,19 @@ A word that starts with / or ./ or ../ is always a path; another one is a path w
 def configure(parser: argparse.ArgumentParser) -> None:
     """Options of `kata image`."""
     actions = parser.add_subparsers(metavar="ACTION", required=True, title="actions")
-    ls = _add(actions, "ls", "list the images", _list)
+    ls = add_action(actions, "ls", "list the images", _list)
     ls.add_argument("--json", action="store_true", help="one JSON document instead of a table")
-    load = _add(actions, "import", "copy an image into the store", _import)
+    load = add_action(actions, "import", "copy an image into the store", _import)
     load.epilog = _FORMS
     load.add_argument("source", metavar="SOURCE", help="where the image is; see below")
     load.add_argument("name", metavar="NAME", nargs="?", help="what to call it; default: as it is called there")
     load.add_argument("--json", action="store_true", help="print the image as JSON instead of its name")
-    save = _add(actions, "export", "write an image to an OCI archive that podman, skopeo and ctr read", _export)
+    save = add_action(actions, "export", "write an image to an OCI archive that podman, skopeo and ctr read", _export)
     save.add_argument("name", metavar="NAME", help="an image of the store")
     save.add_argument("file", metavar="FILE", help="the archive to write; replaced if it exists")
-    remove = _add(actions, "rm", "remove images", _remove)
+    remove = add_action(actions, "rm", "remove images", _remove)
     remove.add_argument("names", metavar="NAME", nargs="+", help="an image's name or digest")
-    inspect = _add(actions, "inspect", "print all about an image as JSON", _inspect)
+    inspect = add_action(actions, "inspect", "print all about an image as JSON", _inspect)
     inspect.add_argument("name", metavar="NAME", help="an image's name or digest")
     inspect.add_argument("--json", action="store_true", help="on one line")
 
@@ -50,20 +52,6 @@ def execute(args: argparse.Namespace) -> int:
 
     code: int = args.act(ImageStore(), args)
     return code
-
-
-def _add(
-    actions: argparse._SubParsersAction[argparse.ArgumentParser], name: str, text: str, act: object
-) -> argparse.ArgumentParser:
-    parser = actions.add_parser(
-        name,
-        help=text,
-        description=text,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.set_defaults(act=act)
-    return parser
 
 
 def _list(store: ImageStore, args: argparse.Namespace) -> int:

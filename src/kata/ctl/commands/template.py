@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from kata.ctl.actions import add_action
+
 if TYPE_CHECKING:
     from kata.ctl.output import Progress
     from kata.factory.store import Entry, TemplateStore
@@ -24,16 +26,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = ABOUT
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     actions = parser.add_subparsers(metavar="ACTION", required=True, title="actions")
-    ls = _add(actions, "ls", "list the templates", _list)
+    ls = add_action(actions, "ls", "list the templates", _list)
     ls.add_argument("--json", action="store_true", help="one JSON document instead of a table")
-    create = _add(actions, "create", "make the template that `kata run` with these options starts from", _create)
+    create = add_action(actions, "create", "make the template that `kata run` with these options starts from", _create)
     create.add_argument("--cpus", default="1", help="as of `kata run` (default: 1)")
     create.add_argument("-m", "--memory", default="256m", help="as of `kata run` (default: 256m)")
     create.add_argument("--network", choices=("user", "none"), default="user", help="as of `kata run` (default: user)")
-    remove = _add(actions, "rm", "remove templates; what runs goes on", _remove)
+    remove = add_action(actions, "rm", "remove templates; what runs goes on", _remove)
     remove.add_argument("names", metavar="NAME", nargs="*", help="a template's name")
     remove.add_argument("-a", "--all", action="store_true", help="all of them")
-    _add(actions, "prune", "remove those that are stale, and those that were not used for longest", _prune)
+    add_action(actions, "prune", "remove those that are stale, and those that were not used for longest", _prune)
 
 
 def execute(args: argparse.Namespace) -> int:
@@ -42,14 +44,6 @@ def execute(args: argparse.Namespace) -> int:
 
     code: int = args.act(TemplateStore(), args)
     return code
-
-
-def _add(
-    actions: argparse._SubParsersAction[argparse.ArgumentParser], name: str, text: str, act: object
-) -> argparse.ArgumentParser:
-    parser = actions.add_parser(name, help=text, description=text, allow_abbrev=False)
-    parser.set_defaults(act=act)
-    return parser
 
 
 def _list(store: TemplateStore, args: argparse.Namespace) -> int:
