@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.boxes import ECHO, Box, check_echo
+from tests.helpers.boxes import ECHO, PATIENT, Box, check_echo
 from tests.helpers.cni import Cni, addresses
 from tests.helpers.containerd import Containerd
 from tests.helpers.cri import await_true
@@ -26,7 +26,7 @@ rx_rate_limiter_max_rate = 16000000
 
 def test_networks_that_come_and_go_while_a_container_runs(containerd: Containerd, tmp_path: Path) -> None:
     """They have the queues and the limits that the configuration says, as if they had been there from the start."""
-    (config := tmp_path / "configuration.toml").write_text(LIMITED)
+    (config := tmp_path / "configuration.toml").write_text(LIMITED + PATIENT)
     with netns("host") as host, netns("pod") as pod:
         cni = Cni(host, tmp_path)
         box = Box(containerd, "late", pod, ("", ""))

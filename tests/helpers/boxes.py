@@ -11,6 +11,13 @@ from tests.kernel.netns import Netns
 ECHO = "while :; do nc -l -p 5000 -e cat; done"
 
 
+PATIENT = """
+[agent.kata]
+dial_timeout = 150
+"""
+"""A configuration for several emulated guests on a busy host; ctr waits a little longer."""
+
+
 class Box:
     """A container in a pod's namespace, with an echo server at port 5000."""
 
