@@ -21,6 +21,7 @@ from kata.factory import memory
 from kata.factory.errors import FactoryError, GuestNotReadyError
 from kata.factory.store import STATE, Description, TemplateStore
 from kata.hypervisor import registry
+from kata.hypervisor.ending import ending
 from kata.hypervisor.identity import claim_identity, release_identities
 from kata.hypervisor.machine import TapNic
 from kata.linux.netns import NetworkNamespace
@@ -120,13 +121,7 @@ def _taps(template: MachineSpec, undo: ExitStack) -> tuple[TapNic, ...]:
 
 def _warm_up(machine: Machine, timeout: float, warm_up: WarmUp) -> None:
     """Until the agent has answered and done what it was asked to, and listens again."""
-    ended = threading.Event()
-
-    def watch() -> None:
-        machine.wait(None)
-        ended.set()
-
-    threading.Thread(target=watch, name="kata-watch", daemon=True).start()
+    ended = ending(machine)
     try:
         warm_up(machine.spec, machine.agent_address(), timeout, ended)
     except KataError as error:

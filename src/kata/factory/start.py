@@ -49,9 +49,8 @@ def restorable(
 
     A template that is not there yet is made, which takes a boot: `timeout` seconds at most, and as many to wait for
     another that makes it; `warm_up` is what its guest does before it is saved (see `make`). `undo` closes the
-    template's files. `exclusive`: the memory is to be a file of this machine's own, which takes the time to
-    copy it. Raises GuestNotReadyError for a guest that does not come up, as
-    `spec` would not.
+    template's files. `exclusive`: the memory is to be a file of this machine's own, which takes the time to copy it.
+    Raises GuestNotReadyError for a guest that does not come up, as `spec` would not.
     """
     why = obstacle(spec)
     if why:

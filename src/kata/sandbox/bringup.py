@@ -6,7 +6,6 @@ Called by `sandbox` while it starts. Everything made here is undone by the stack
 from __future__ import annotations
 
 import os
-import threading
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -14,6 +13,7 @@ from msgspec.structs import replace
 
 from kata import paths
 from kata.hypervisor import registry
+from kata.hypervisor.ending import ending
 from kata.hypervisor.errors import HypervisorError
 from kata.hypervisor.identity import claim_identity
 from kata.hypervisor.machine import MachineSpec
@@ -131,7 +131,6 @@ class Bringup:
             with self._calls.timed("share"):
                 exports = self._calls.share()
             machine = registry.create("qemu", replace(spec, shares=exports.virtiofs, ninep=exports.ninep))
-
             disks = Disks(self._config.id, machine, self._config.disk_drivers)
             undo.callback(disks.close)
             undo.callback(machine.close)
@@ -140,7 +139,7 @@ class Bringup:
             self._calls.started(machine)
             with self._calls.timed("guest"):
                 try:
-                    ended, observe = _ending(machine), self._calls.observe
+                    ended, observe = ending(machine), self._calls.observe
                     agent = AgentClient.connect(machine.agent_address(), timeout, ended, observe, self._config.patience)
                 except GuestError as error:
                     raise self._explain(machine, error) from error
@@ -203,15 +202,3 @@ def ensure_template(config: SandboxConfig) -> str:
     from kata.sandbox.rehearsal import rehearse
 
     return ensure(machine_spec(config, "/"), config.boot_timeout, rehearse, config.template_path)
-
-
-def _ending(machine: Machine) -> threading.Event:
-    """Set when the VMM is gone, so that nobody waits for the agent of a dead guest."""
-    ended = threading.Event()
-
-    def watch() -> None:
-        machine.wait(None)
-        ended.set()
-
-    threading.Thread(target=watch, name="kata-watch", daemon=True).start()
-    return ended
