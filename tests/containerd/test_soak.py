@@ -30,7 +30,7 @@ CUTS = int(os.environ.get("KATA_SOAK_CUTS", "40"))
 OPERATIONS = 5
 """A cut has this many, the first of which boots a virtual machine."""
 KILL_CHANCE = 0.5
-RUN_SECONDS, OTHER_SECONDS = 20.0, 1.5
+RUN_SECONDS, OTHER_SECONDS = 4.0, 1.5
 """How long operations take on a slow host: kills come at any moment of that."""
 KINDS = ("containerd", "shim", "vmm", "virtiofsd")
 VICTIMS = (*KINDS, "client", "all")
