@@ -7,6 +7,7 @@ import select
 import signal
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -104,7 +105,7 @@ def test_volumes_come_and_go_while_the_daemon_runs(folder: Path, source: Path) -
 
 def test_the_daemon_inherits_no_way_around_the_export(folder: Path, source: Path) -> None:
     with share_volumes([Volume(str(source))], str(folder)) as share:
-        links = [os.readlink(f"/proc/{share.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{share.pid}/fd")]
+        links = list(_links(share.pid))
         assert not [link for link in links if str(source) in link]
         assert len([link for link in links if link.startswith("socket:")]) == 1
 
@@ -134,6 +135,26 @@ def test_a_daemon_that_is_connected_to_confines_itself(folder: Path, source: Pat
         confined = [pid for pid in _group(share.pid) if _field(pid, "Seccomp") == "2"]
         assert confined
         assert all(os.listdir(f"/proc/{pid}/root") == ["v0"] for pid in confined)
+
+
+def test_unmounting_a_shared_tree_leaves_the_hosts_mounts(folder: Path, source: Path) -> None:
+    """`ip netns` makes its folder a shared mount; a clone of it must not be its peer."""
+    from kata.linux import syscalls
+
+    syscalls.mount("t", str(source), "tmpfs")
+    try:
+        syscalls.mount("none", str(source), "", syscalls.MS_SHARED)
+        below = source / "below"
+        below.mkdir()
+        syscalls.mount("t", str(below), "tmpfs")
+        try:
+            with share_volumes([Volume(str(source))], str(folder)) as share:
+                assert os.path.ismount(_tree(share) / "v0" / "below")
+            assert os.path.ismount(below)
+        finally:
+            syscalls.umount2(str(below), syscalls.MNT_DETACH)
+    finally:
+        syscalls.umount2(str(source), syscalls.MNT_DETACH)
 
 
 @pytest.mark.parametrize(
@@ -232,3 +253,10 @@ def _children() -> set[int]:
             if int(parent) == os.getpid() and group == entry.name:
                 found.add(int(entry.name))
     return found
+
+
+def _links(pid: int) -> Iterator[str]:
+    """What the descriptors of a process are open on, but for those that it closes meanwhile."""
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        with suppress(FileNotFoundError):
+            yield os.readlink(f"/proc/{pid}/fd/{fd}")

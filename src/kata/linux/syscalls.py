@@ -258,9 +258,12 @@ def move_mount(fd: int, target: str) -> None:
     _check(result, "move_mount", target)
 
 
-def mount_setattr(fd: int, flags: int) -> None:
-    """mount_setattr(2): set MOUNT_ATTR_ `flags` on the detached mounts of `fd`, those below included."""
-    attributes = _MountAttr(flags)
+def mount_setattr(fd: int, flags: int, *, propagation: int = 0) -> None:
+    """mount_setattr(2): MOUNT_ATTR_ `flags` on the detached mounts of `fd`, those below included.
+
+    `propagation`: MS_SHARED, MS_SLAVE, MS_PRIVATE or, as before, 0.
+    """
+    attributes = _MountAttr(flags, 0, propagation)
     result = _libc.syscall(
         ctypes.c_long(SYS_MOUNT_SETATTR),
         ctypes.c_int(fd),

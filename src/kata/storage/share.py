@@ -169,9 +169,14 @@ def _open_volume(path: str) -> tuple[int, bool]:
 
 
 def _attach(clone: int, target: str, *, readonly: bool) -> None:
-    """A detached mount gets its flags before anybody can see it."""
+    """A detached mount gets its flags before anybody can see it.
+
+    A clone is a peer of a shared original, and what is unmounted below a peer goes below the original too: a slave
+    still takes what the host mounts there later, and gives nothing back.
+    """
     wanted = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV
-    syscalls.mount_setattr(clone, wanted | (syscalls.MOUNT_ATTR_RDONLY if readonly else 0))
+    wanted |= syscalls.MOUNT_ATTR_RDONLY if readonly else 0
+    syscalls.mount_setattr(clone, wanted, propagation=syscalls.MS_SLAVE)
     syscalls.move_mount(clone, target)
 
 

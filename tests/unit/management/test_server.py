@@ -57,9 +57,12 @@ def connect(path: Path) -> socket.socket:
 
 def ask(path: Path, data: bytes, *, finish: bool = False) -> bytes:
     with connect(path) as sock:
-        sock.sendall(data)
-        if finish:
-            sock.shutdown(socket.SHUT_WR)
+        try:
+            sock.sendall(data)
+            if finish:
+                sock.shutdown(socket.SHUT_WR)
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # it was refused before we had sent all: the answer is there to be read
         return read(sock)
 
 
