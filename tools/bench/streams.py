@@ -1,8 +1,6 @@
-"""Streams, as part of `make bench`: a container's output and input, and each layer below them alone.
+"""Streams: a container's output and input, and each layer below them alone, in MiB a second.
 
-Called by `bench.py`; `python tools/bench_streams.py` measures nothing else. All ways are measured in turns in
-one run, since a machine that is busy is busy for all of them; what tells something are the ratios. Two guests are
-needed, as the agent has the port of its own.
+Two guests are needed, as the agent has the port of its own: the ways without one are busybox alone in a guest.
 """
 
 from __future__ import annotations
@@ -10,27 +8,34 @@ from __future__ import annotations
 import json
 import os
 import socket
-import statistics
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, cast
+
+from tools.bench import turns
+from tools.bench.report import Comparison, Part, compare
+from tools.bench.world import KATA, BenchError, sandbox
 
 from kata import paths
-from kata.agentctl.session import Options, Session
+from kata.agentctl.session import Options as SessionOptions
+from kata.agentctl.session import Session
 from kata.agentctl.targets import SandboxTarget
 from kata.kernel import cpio
 from kata.linux.fds import set_pipe_size, write_all
 from kata.protocol.generated import agent_pb2
 from kata.sandbox.stdio import READ_SIZE
 
-KATA = [sys.executable, "-I", "-m", "kata.ctl"]
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tools.bench.options import Options
+
 BUSYBOX = "/bin/busybox"
-MIB, TURNS = 64, 5
+MIB = 64
+PORT = "port: dd writes to it"
 ZEROS = f"dd if=/dev/zero bs=64k count={MIB * 16}"
 TIME_LIMIT = 120.0
 """Seconds for one measurement before the run is given up."""
@@ -51,43 +56,25 @@ done
 """
 
 
-def measure() -> dict[str, Any]:
+def measure(options: Options) -> Part:
     """Start both guests and measure."""
-    command = [*KATA, "run", "-d", "busybox", "sleep", "10000"]
-    cid = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
-    try:
-        with SandboxTarget(cid) as target:
-            return rates(cid, Session(target, Options()))
-    finally:
-        subprocess.run([*KATA, "rm", "-f", cid], stdout=subprocess.DEVNULL, check=True)
+    with sandbox("busybox", "sleep", "10000") as cid, SandboxTarget(cid) as target:
+        return Part(comparisons=[rates(cid, Session(target, SessionOptions()), max(1, options.runs // 2))])
 
 
-def rates(cid: str, session: Session) -> dict[str, Any]:
-    """MiB a second of each way through the sandbox `cid` and a raw guest: the median, all, and the share of the port's.
-
-    The first turn warms caches and is not counted.
-    """
-    samples: dict[str, list[float]] = {}
+def rates(cid: str, session: Session, runs: int) -> Comparison:
+    """MiB a second of each way through the sandbox `cid` and a raw guest."""
     with raw_port() as port:
         ways: dict[str, Callable[[], float]] = {
-            "port: dd writes to it": lambda: through_port(port, "port"),
+            PORT: lambda: through_port(port, "port"),
             "pipe: dd to dd, nothing leaves the guest": lambda: through_pipe(port),
             "pipe and port: dd to dd to the port": lambda: through_port(port, "both"),
             "ReadStdout": lambda: read_stdout(cid, session),
             "kata exec": lambda: exec_output(cid),
             "kata exec -i, its input": lambda: exec_input(cid),
         }
-        for turn in range(TURNS + 1):
-            for name, way in ways.items():
-                rate = way()
-                if turn:
-                    samples.setdefault(name, []).append(round(rate, 1))
-    medians = {name: statistics.median(values) for name, values in samples.items()}
-    whole = medians[next(iter(ways))]
-    return {
-        name: {"median": medians[name], "of_the_port": round(medians[name] / whole, 2), "all": values}
-        for name, values in samples.items()
-    }
+        samples = turns.take(ways, runs)
+    return compare("Streams of a guest", "MiB/s", PORT, samples, "more")
 
 
 @contextmanager
@@ -114,7 +101,7 @@ def raw_port() -> Iterator[socket.socket]:
             try:
                 yield port
             except OSError as error:
-                raise SystemExit(f"bench: the raw port failed: {error}\n{machine.console_tail()}") from error
+                raise BenchError(f"the raw port failed: {error}\n{machine.console_tail()}") from error
 
 
 def through_port(port: socket.socket, way: str) -> float:
@@ -174,17 +161,6 @@ def rate_of(read: Callable[[], bytes], size: int) -> float:
     while received < size:
         data = read()
         if not data:
-            raise SystemExit(f"bench: {received} of {size} bytes came")
+            raise BenchError(f"{received} of {size} bytes came")
         received += len(data)
     return (received - first) / 2**20 / (time.monotonic() - begin)
-
-
-def show(result: dict[str, Any]) -> None:
-    """The same for people."""
-    print("\nstreams of a guest, MiB a second")
-    for name, figures in result.items():
-        print(f"  {name:<42} {figures['median']:>7} {figures['of_the_port']:>6.0%} of the port")
-
-
-if __name__ == "__main__":
-    show(measure())

@@ -1,0 +1,119 @@
+"""`make bench`: what a container in a virtual machine costs here, as JSON and as tables.
+
+Runs the parts one after the other, each for itself: one that fails is told by name, and the others' figures are there
+all the same. Machines differ and are noisy, so what counts are ratios of one run; nothing asserts them. Everything that
+was started has ended when this ends, after Ctrl-C too. Also the door to `docs` and `revisions`.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+# An isolated interpreter (-I) does not look beside the script that it runs.
+sys.path.append(str(Path(__file__).parents[2]))
+from tools.bench import aims, docs, parts, report
+from tools.bench.options import Options, parse
+from tools.bench.tables import Table, tables, text
+from tools.bench.world import BenchError, clear_up, kata, own_state
+
+from kata import paths
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+INTERRUPTED = 130
+
+
+def main() -> int:
+    """Do what the command line says; see `options` for the exit code."""
+    options = parse(sys.argv[1:], parts.PARTS, paths.data_dir() / "bench.json")
+    try:
+        if options.docs:
+            return write_docs(options)
+        if options.base:
+            from tools.bench import revisions
+
+            return revisions.run(options)
+        return run(options)
+    except KeyboardInterrupt:
+        print("\nbench: stopped", file=sys.stderr)
+        return INTERRUPTED
+    except (BenchError, report.ReportError, OSError) as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+
+
+def run(options: Options) -> int:
+    """Measure, show and write what was measured."""
+    found: dict[str, report.Part] = {}
+    failed: dict[str, str] = {}
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    try:
+        with own_state():
+            try:
+                kata("setup")
+                for name in options.parts:
+                    measure(name, options, found, failed)
+            finally:
+                for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                    signal.signal(number, signal.SIG_IGN)  # what follows is the clearing up, which takes seconds
+    finally:
+        finish(report.Report(found, failed), options)
+    return 1 if failed else 0
+
+
+def measure(name: str, options: Options, found: dict[str, report.Part], failed: dict[str, str]) -> None:
+    """One part into `found` or, with the reason, into `failed`."""
+    print(f"bench: {name}: {parts.PARTS[name]} …", file=sys.stderr, flush=True)
+    try:
+        found[name] = parts.run(name, options)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it is, the other parts go on
+        failed[name] = f"{type(error).__name__}: {error}"
+        traceback.print_exc()
+        clear_up()
+    else:
+        show(name, found[name])
+
+
+def show(name: str, part: report.Part) -> None:
+    """One part for people."""
+    print(f"\n=== {name}\n")
+    for table in tables(part):
+        print(f"{text(table)}\n", flush=True)
+
+
+def finish(found: report.Report, options: Options) -> None:
+    """What is said at the end, and the file."""
+    for part in list(found.parts.values())[:1]:
+        if part.circumstances is not None:
+            here = part.circumstances
+            rows = (*here.machine.items(), ("load at the start", f"{here.load:.2f}"), ("revision", here.revision))
+            print(f"=== machine\n\n{text(Table('', ('', ''), rows))}\n")
+    reached = aims.table(found)
+    if reached.rows:
+        print(f"=== aims\n\n{text(reached._replace(title=''))}\n")
+    for name, why in found.failed.items():
+        print(f"bench: the part {name} failed: {why}", file=sys.stderr)
+    report.write(found, options.output)
+    print(f"written to {options.output}")
+
+
+def write_docs(options: Options) -> int:
+    """Bring the last run's figures into the documentation."""
+    new = report.read(options.output) if options.output.exists() else None
+    for name in docs.update(new):
+        print(f"docs/{name}")
+    return 0
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())
