@@ -49,9 +49,20 @@ format: setup ## Rewrite the sources in the project's format
 	@.venv/bin/ruff format
 	@.venv/bin/ruff check --fix
 
+BENCH := .venv/bin/python -I tools/bench/__main__.py
+
 .PHONY: bench
-bench: setup ## Measure cold starts, memory and sizes, and print the figures
-	@.venv/bin/python -I tools/bench.py
+bench: setup ## Measure against the same without a VM; PARTS="start density" RUNS= SANDBOXES= BASE=revision
+	@$(BENCH) $(if $(PARTS),--parts $(PARTS)) $(if $(RUNS),--runs $(RUNS)) \
+		$(if $(SANDBOXES),--sandboxes $(SANDBOXES)) $(if $(BASE),--base '$(BASE)')
+
+.PHONY: bench-help
+bench-help: setup ## List the parts of the benchmark and its options
+	@$(BENCH) --help
+
+.PHONY: bench-docs
+bench-docs: setup ## Bring the last benchmark's figures into docs/: tables, pictures
+	@$(BENCH) --docs
 
 .PHONY: protos
 protos: setup ## Generate the message classes from protos/

@@ -26,10 +26,13 @@ if TYPE_CHECKING:
     from types import FrameType
 
 INTERRUPTED = 130
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def main() -> int:
     """Do what the command line says; see `options` for the exit code."""
+    for number in SIGNALS:
+        signal.signal(number, _interrupt)
     options = parse(sys.argv[1:], parts.PARTS, paths.data_dir() / "bench.json")
     try:
         if options.docs:
@@ -51,17 +54,11 @@ def run(options: Options) -> int:
     """Measure, show and write what was measured."""
     found: dict[str, report.Part] = {}
     failed: dict[str, str] = {}
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
     try:
         with own_state():
-            try:
-                kata("setup")
-                for name in options.parts:
-                    measure(name, options, found, failed)
-            finally:
-                for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                    signal.signal(number, signal.SIG_IGN)  # what follows is the clearing up, which takes seconds
+            kata("setup")
+            for name in options.parts:
+                measure(name, options, found, failed)
     finally:
         finish(report.Report(found, failed), options)
     return 1 if failed else 0
@@ -99,6 +96,8 @@ def finish(found: report.Report, options: Options) -> None:
         print(f"=== aims\n\n{text(reached._replace(title=''))}\n")
     for name, why in found.failed.items():
         print(f"bench: the part {name} failed: {why}", file=sys.stderr)
+    if not found.parts and not found.failed:
+        return
     report.write(found, options.output)
     print(f"written to {options.output}")
 
@@ -112,6 +111,9 @@ def write_docs(options: Options) -> int:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    """Once: what follows is the clearing up, which takes seconds, and is not to be interrupted."""
+    for other in SIGNALS:
+        signal.signal(other, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
-from tools.bench.guest import SANDBOX, specification, start_shell
+from tools.bench.guest import FOLDER, SANDBOX, own_proc, specification, start_shell
 from tools.bench.lives import CRUN_ROOT, compare_lives, life
 from tools.bench.report import Fact, Part, tidy
 from tools.bench.turns import timed
@@ -84,16 +84,16 @@ def guest(runs: int) -> Part:
 
 
 def _containers(session: Session, shell: Callable[[str], str], layer: str, runs: int) -> list[Comparison]:
-    shell("mount -t proc proc /guest/proc; mkdir -p /guest/run/bench")
+    own_proc(shell)
     spec = json.dumps(specification(layer, "/bench/crun"))
-    shell(f"cat >/guest/run/bench/config.json <<'END'\n{spec}\nEND")
-    crun = f"chroot /guest /usr/bin/crun --root {CRUN_ROOT}"
+    shell(f"cat >{FOLDER}/config.json <<'END'\n{spec}\nEND")
+    crun = f"crun --root {CRUN_ROOT}"
 
     def run() -> None:
-        shell(f"{crun} run -b /run/bench one || echo failed")
+        shell(f"{crun} run -b {FOLDER} one || echo failed")
 
     def create_and_start() -> None:
-        shell(f"{crun} create -b /run/bench two && {crun} start two || echo failed")
+        shell(f"{crun} create -b {FOLDER} two && {crun} start two || echo failed")
 
     def delete() -> None:
         shell(f"{crun} delete --force two || echo failed")
@@ -104,5 +104,5 @@ def _containers(session: Session, shell: Callable[[str], str], layer: str, runs:
 
 def agent_rss(shell: Callable[[str], str]) -> float:
     """Resident memory of the guest's first process, which is the agent, in MiB."""
-    status = shell("cat /guest/proc/1/status")
+    status = shell("cat /proc/1/status")
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS:")) / 1024

@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 from tools.bench import turns
-from tools.bench.guest import SANDBOX, specification, start_shell
+from tools.bench.guest import FOLDER, SANDBOX, own_proc, specification, start_shell
 from tools.bench.lives import CRUN_ROOT
 from tools.bench.report import Part, compare
 from tools.bench.world import BenchError, containerd, kata, sandbox
@@ -53,13 +53,13 @@ def measure(options: Options) -> Part:
 def _crun(shell: Callable[[str], str], layer: str) -> Callable[[str], object]:
     """crun in the guest, with a container `bench` that sleeps."""
     spec = json.dumps(specification(layer, "/bench/crun", "sleep", "10000"))
-    shell("mount -t proc proc /guest/proc; mkdir -p /guest/run/bench")
-    shell(f"cat >/guest/run/bench/config.json <<'END'\n{spec}\nEND")
+    own_proc(shell)
+    shell(f"cat >{FOLDER}/config.json <<'END'\n{spec}\nEND")
 
     def crun(words: str) -> object:
-        return shell(f"chroot /guest /usr/bin/crun --root {CRUN_ROOT} {words} || echo failed")
+        return shell(f"crun --root {CRUN_ROOT} {words} || echo failed")
 
-    crun("run -d -b /run/bench bench </dev/null >/dev/null")
+    crun(f"run -d -b {FOLDER} bench </dev/null >/dev/null")
     return crun
 
 

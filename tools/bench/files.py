@@ -90,14 +90,13 @@ def guest(image: Path, volume: Path, share: str) -> Iterator[tuple[Shell, Callab
     words = ("--shared-fs", share, "-v", f"{volume}:{VOLUME}", os.fspath(image), "sleep", "10000")
     with sandbox(*words) as cid, SandboxTarget(cid) as target:
         whole = start_shell(Session(target, SessionOptions()), f"{SANDBOX}/rootfs/{cid}")
-        whole("mount -t proc proc /guest/proc")
         with subprocess.Popen(
             [*KATA, "exec", "-i", cid, "sh"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         ) as process:
             try:
                 yield (
                     (lambda script: tell(process, script)),
-                    (lambda: whole("sync; echo 3 > /guest/proc/sys/vm/drop_caches || echo failed")),
+                    (lambda: whole("sync; echo 3 > /proc/sys/vm/drop_caches || echo failed")),
                 )
             finally:
                 process.kill()

@@ -18,11 +18,17 @@ if TYPE_CHECKING:
 
 CAPABILITIES = ["SYS_ADMIN", "SYS_CHROOT", "SYS_RESOURCE", "SYS_PTRACE", "BPF", "NET_ADMIN", "MKNOD", "SETPCAP"]
 CAPABILITIES += ["SETUID", "SETGID", "SETFCAP", "DAC_OVERRIDE", "FOWNER", "CHOWN", "KILL"]
+FOLDER = "/run/bench"
+"""Of the benchmark, in the guest."""
 SANDBOX = "/run/kata-containers/sandbox"
 
 
 def start_shell(session: Session, rootfs: str) -> Callable[[str], str]:
-    """A shell in a container that may do everything and has the guest's whole tree at /guest; runs one command."""
+    """A shell in a container that may do everything and has the guest's whole tree as its root; runs one command.
+
+    Its /proc is the guest's until `own_proc`, which crun needs to look itself up. A chroot would not do, as crun exec
+    enters a container by its mount namespace's root.
+    """
     everything = [f"CAP_{name}" for name in CAPABILITIES]
     spec = specification(rootfs, "/bench/shell", "sh")
     spec["process"]["capabilities"] = dict.fromkeys(("bounding", "effective", "permitted"), everything)
@@ -45,7 +51,14 @@ def start_shell(session: Session, rootfs: str) -> Callable[[str], str]:
             raise BenchError(f"in the guest: {command}: {said.decode()}")
         return said.decode()
 
+    run(f"mkdir -p /guest{FOLDER}/old && cd /guest && pivot_root . .{FOLDER}/old || echo failed")
+    run(f"cd /; export PATH=/usr/bin:/usr/sbin:{FOLDER}/old/bin:{FOLDER}/old/sbin")
     return run
+
+
+def own_proc(shell: Callable[[str], str]) -> None:
+    """A /proc of the shell's own process ids."""
+    shell("mount -t proc proc /proc || echo failed")
 
 
 def specification(rootfs: str, cgroup: str, *args: str) -> dict[str, Any]:

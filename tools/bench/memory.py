@@ -55,7 +55,7 @@ def processes() -> list[Process]:
 
 
 def kinds(found: list[Process]) -> dict[int, str]:
-    """What each is to a sandbox; those of the engine are left out. Pure. Who has a QEMU as its child holds a sandbox."""
+    """What each is to a sandbox, those of the engine left out: who has a QEMU as its child holds one. Pure."""
     holders = {process.parent for process in found if process.name.startswith("qemu-system")}
     told = {}
     for process in found:
