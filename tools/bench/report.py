@@ -118,13 +118,13 @@ def tidy(value: float) -> float:
 
 
 def joined(old: Report, new: Report) -> Report:
-    """The parts of both; a part that is in both as it is in `new`."""
-    return Report(parts={**old.parts, **new.parts})
+    """The parts of both by their names; a part that is in both is as in `new`."""
+    return Report(parts=dict(sorted({**old.parts, **new.parts}.items())))
 
 
 def write(report: Report, path: Path) -> None:
-    """As JSON, the same bytes for the same report."""
-    text = msgspec.json.format(msgspec.json.encode(report, order="sorted"), indent=1)
+    """As JSON. Ways stay in their order, in which they are shown."""
+    text = msgspec.json.format(msgspec.json.encode(report), indent=1)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(text + b"\n")
 
