@@ -112,7 +112,7 @@ def _start(store: Store, record: Record, sandbox: Sandbox, stdio: StdioPaths, en
 def _end(sandbox: Sandbox, container: Container, log: Logger) -> None:
     """Take the sandbox down; a container that still runs (we got SIGTERM) is stopped with it."""
     log.info("container ended", exit_code=container.init.exit_code)
-    sandbox.stop(graceful=sandbox.config.share)
+    sandbox.stop()
     if container.init.wait(5.0) is None:
         container.init.exit_code = LOST_EXIT_CODE
 
