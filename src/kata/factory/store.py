@@ -136,8 +136,17 @@ class TemplateStore:
             shutil.rmtree(gone, ignore_errors=True)
             self._lock_path(name).unlink(missing_ok=True)
 
+    def sweep(self) -> None:
+        """Remove half a template that nobody makes any more, and what a removal that was killed has left."""
+        for folder in [*self.root.glob("*.new"), *self.root.glob("*.gone")]:
+            with suppress(FactoryError), self._locked(folder.stem, 0.0):
+                shutil.rmtree(folder, ignore_errors=True)
+                if not self.has(folder.stem):
+                    self._lock_path(folder.stem).unlink(missing_ok=True)
+
     def prune(self, keep: int = KEPT, *, spare: str = "") -> list[str]:
         """Remove stale templates, and the longest unused beyond `keep`, but not `spare`; the names of those removed."""
+        self.sweep()
         entries = self.entries()
         fresh = [entry for entry in entries if not entry.stale]
         names = [entry.description.name for entry in [*(e for e in entries if e.stale), *fresh[keep:]]]

@@ -27,14 +27,14 @@ from kata.sandbox.process import LOST_EXIT_CODE
 from kata.sandbox.reconcile import remove_vm_directory
 from kata.sandbox.sandbox import Sandbox
 from kata.sandbox.stdio import LogSink, StdioPaths, client_streams
-from kata.sandbox.store import process_ref
+from kata.sandbox.store import living
 from kata.supervisor.client import SOCKET
 from kata.supervisor.launch import report_end, report_error
 from kata.supervisor.service import ControlService, to_status
 
 if TYPE_CHECKING:
     from kata.sandbox.container import Container
-    from kata.sandbox.store import Record, Store
+    from kata.sandbox.store import Record, Store, living
 
 TELL_TIMEOUT = 2.0
 """Seconds for clients to be told of the container's end before the control socket closes."""
@@ -97,7 +97,7 @@ def _management(
 
 def _start(store: Store, record: Record, sandbox: Sandbox, stdio: StdioPaths, ended: threading.Event) -> Container:
     sandbox.start()
-    record.processes = [ref for pid in sandbox.pids if (ref := process_ref(pid)) is not None]
+    record.processes = living(sandbox.pids)
     record.accelerator = sandbox.accelerator
     store.write(record)
     container = sandbox.create_container(record.container)
