@@ -34,7 +34,7 @@ from kata.supervisor.service import ControlService, to_status
 
 if TYPE_CHECKING:
     from kata.sandbox.container import Container
-    from kata.sandbox.store import Record, Store, living
+    from kata.sandbox.store import Record, Store
 
 TELL_TIMEOUT = 2.0
 """Seconds for clients to be told of the container's end before the control socket closes."""
