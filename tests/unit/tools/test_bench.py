@@ -63,7 +63,11 @@ def test_ways_take_turns_and_the_first_turn_does_not_count() -> None:
     figures = {"a": itertools.count(0), "b": itertools.count(10)}
 
     def way(name: str) -> Callable[[], float]:
-        return lambda: float(next(figures[name]) + 0 * len(order.append(name) or ""))
+        def take() -> float:
+            order.append(name)
+            return float(next(figures[name]))
+
+        return take
 
     assert turns.take({"a": way("a"), "b": way("b")}, 2) == {"a": [1.0, 2.0], "b": [11.0, 12.0]}
     assert order == ["a", "b"] * 3
@@ -334,7 +338,7 @@ def test_two_revisions_are_compared_by_all_their_samples() -> None:
         return Report({"start": Part(comparisons=[compare("t", "ms", "floor", ways)], facts=[Fact("f", shim, "MiB")])})
 
     found = revisions.both([one(1.0, 4.0), one(3.0, 6.0)], [one(2.0, 2.0), one(2.0, 3.0)])["start"]
-    floor, shim = cast("list[Comparison]", found.comparisons)
+    floor, shim = found.comparisons
     assert (floor.title, floor.ways["base"].samples, floor.ways["this"].ratio) == ("t: floor", [1.0, 3.0], 1.0)
     assert (shim.ways["this"].samples, shim.ways["this"].ratio) == ([2.0, 3.0], 0.5)
     assert found.grids[0].rows == {"f": [5.0, 2.5, 0.5]}
