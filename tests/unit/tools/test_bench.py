@@ -20,7 +20,7 @@ from tools.bench.files import tell
 from tools.bench.lives import compare_lives
 from tools.bench.memory import HOLDER, QEMU, REST, VIRTIOFSD, Memory, Process
 from tools.bench.options import parse
-from tools.bench.report import Circumstances, Comparison, Fact, Grid, Part, Report, compare
+from tools.bench.report import Circumstances, Fact, Grid, Part, Report, compare
 from tools.bench.tables import markdown, number, tables, text
 from tools.bench.world import BenchError
 
