@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from tests.helpers.containerd import Containerd
 from tools.bench import memory
-from tools.bench.memory import HOLDER, KINDS, QEMU, Memory
+from tools.bench.memory import FILE, HOLDER, KINDS, QEMU, Sample
 from tools.bench.report import Comparison, Fact, Grid, Part, compare, tidy
 from tools.bench.world import BenchError, containerd, sandbox
 
@@ -29,9 +29,6 @@ FREED_MIB = 100
 RETURN_TIME = 20.0
 """Seconds that freed memory has to reach the host."""
 IDLE = ("sleep", "100000")
-
-Sample = tuple[dict[str, Memory], float]
-"""Memory by kind of process, and what is shared with the template."""
 
 
 def measure(options: Options) -> Part:
@@ -59,7 +56,7 @@ def _fill(count: int, start: Callable[[int, ExitStack], None]) -> dict[int, Samp
             start(number, undo)
             if number in STEPS or number == count:
                 time.sleep(SETTLE)
-                samples[number] = (memory.by_kind(), memory.shared_with_template())
+                samples[number] = memory.sample()
     return samples
 
 
@@ -78,24 +75,30 @@ def _returned(daemon: Containerd) -> list[Fact]:
     daemon.run("full", *IDLE, options=("--mount", f"type=tmpfs,src=tmpfs,dst=/full,options=size={size}"))
     try:
         time.sleep(SETTLE)
-        before = memory.by_kind()[QEMU].private
+        before = _guest()
         _must(
             daemon,
             "fill",
             f"dd if=/dev/zero of=/full/it bs=1M count={FREED_MIB} && grep -c ' /full tmpfs' /proc/mounts",
         )
-        full = memory.by_kind()[QEMU].private
+        full = _guest()
         _must(daemon, "empty", "rm /full/it")
         lowest, end = full, time.monotonic() + RETURN_TIME
         while time.monotonic() < end:
             time.sleep(0.5)
-            lowest = min(lowest, memory.by_kind()[QEMU].private)
+            lowest = min(lowest, _guest())
     finally:
         daemon.remove("full")
     return [
         Fact(f"ctr: taken by a container that writes {FREED_MIB} MiB", tidy(full - before), "MiB"),
         Fact(f"ctr: given back within {RETURN_TIME:.0f} s of their removal", tidy(full - lowest), "MiB"),
     ]
+
+
+def _guest() -> float:
+    """Private memory of the one QEMU that there is, its guest's file included, in MiB."""
+    found = memory.sample().kinds
+    return found[QEMU].private + found[FILE].private
 
 
 def _must(daemon: Containerd, exec_id: str, script: str) -> None:
@@ -111,40 +114,49 @@ def grid(title: str, samples: dict[int, Sample]) -> Grid:
     """A column for each number of sandboxes; kinds of process that there were not are left out."""
     rows: dict[str, list[float]] = {}
     for kind in KINDS:
-        found = [sample[kind] for sample, _ in samples.values()]
+        found = [sample.kinds[kind] for sample in samples.values()]
         if any(entry.pss for entry in found):
             rows[f"{kind}: PSS"] = [tidy(entry.pss) for entry in found]
             rows[f"{kind}: private"] = [tidy(entry.private) for entry in found]
-    rows["shared with the template, all QEMUs"] = [tidy(shared) for _, shared in samples.values()]
-    rows["all processes: PSS"] = [tidy(sum(entry.pss for entry in sample.values())) for sample, _ in samples.values()]
-    rows["all processes: private"] = [tidy(total(sample)) for sample, _ in samples.values()]
+    rows["all: PSS"] = [tidy(sum(entry.pss for entry in sample.kinds.values())) for sample in samples.values()]
+    rows["all: private"] = [tidy(total(sample)) for sample in samples.values()]
+    rows["shared with the template, all QEMUs"] = [tidy(sample.shared) for sample in samples.values()]
+    rows["the template's memory, once for all"] = [tidy(sample.template) for sample in samples.values()]
     return Grid(title, "MiB", [str(number) for number in samples], rows)
 
 
-def total(sample: dict[str, Memory]) -> float:
+def total(sample: Sample) -> float:
     """Private memory of all kinds."""
-    return sum(entry.private for entry in sample.values())
+    return sum(entry.private for entry in sample.kinds.values())
 
 
 def summary(who: str, holder: str, samples: dict[int, Sample]) -> list[Fact]:
     """What a further sandbox takes, from the second on (of one alone: that one), and its holder's share."""
     most = max(samples)
-    last = samples[most][0]
+    last = samples[most].kinds
+
+    def guest(sample: Sample) -> float:
+        return sample.kinds[QEMU].private + sample.kinds[FILE].private
+
     return [
         Fact(f"{who}: private, a further sandbox", tidy(each(samples, total)), "MiB"),
-        Fact(f"{who}: QEMU private, a further sandbox", tidy(each(samples, lambda found: found[QEMU].private)), "MiB"),
+        Fact(f"{who}: QEMU and guest memory private, a further sandbox", tidy(each(samples, guest)), "MiB"),
         Fact(f"{who}: {holder}, PSS", tidy(last[HOLDER].pss / most), "MiB"),
-        Fact(f"{who}: {holder} private, a further sandbox", tidy(each(samples, lambda f: f[HOLDER].private)), "MiB"),
+        Fact(f"{who}: {holder} private, a further sandbox", tidy(each(samples, _held)), "MiB"),
     ]
 
 
-def each(samples: dict[int, Sample], figure: Callable[[dict[str, Memory]], float]) -> float:
+def _held(sample: Sample) -> float:
+    return sample.kinds[HOLDER].private
+
+
+def each(samples: dict[int, Sample], figure: Callable[[Sample], float]) -> float:
     """By how much a figure grows a sandbox, between two (if there were two: else one) and the most."""
     most = max(samples)
     least = 2 if most > 2 and 2 in samples else 1
     if most == least:
-        return figure(samples[most][0])
-    return (figure(samples[most][0]) - figure(samples[least][0])) / (most - least)
+        return figure(samples[most])
+    return (figure(samples[most]) - figure(samples[least])) / (most - least)
 
 
 def further(found: list[tuple[str, dict[int, Sample]]]) -> list[Comparison]:
@@ -154,7 +166,7 @@ def further(found: list[tuple[str, dict[int, Sample]]]) -> list[Comparison]:
             f"Private memory a sandbox, {name}",
             "MiB",
             "the first",
-            {"the first": [total(samples[1][0])], "a further one": [each(samples, total)]},
+            {"the first": [total(samples[1])], "a further one": [each(samples, total)]},
         )
         for name, samples in found
     ]

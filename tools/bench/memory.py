@@ -1,22 +1,32 @@
 """Memory of processes as the kernel counts it (Documentation/filesystems/proc.rst: smaps_rollup, smaps). In MiB.
 
-Used by `density`. Reading is apart from understanding, so that the second can be tested.
+A guest's memory may be a file (memfd_create(2)): what is written to it takes memory, mapped or not. So the files are
+counted too: one of a machine's own wholly as that machine's, a template's once. Used by `density`. Reading is apart
+from understanding, so that the second can be tested.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from tools.bench.world import descendants, stat_of
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 QEMU, HOLDER, VIRTIOFSD, REST = "QEMU", "shim or supervisor", "virtiofsd", "other helpers"
-KINDS = (QEMU, HOLDER, VIRTIOFSD, REST)
+FILE = "guest memory beyond what QEMU alone has mapped"
+"""Pages of the file that is one machine's memory: not mapped by anybody, or by virtiofsd as well."""
+KINDS = (QEMU, FILE, HOLDER, VIRTIOFSD, REST)
 ENGINE = ("containerd", "ctr")
 """Programs that are there without any sandbox, by the names of their processes."""
-MAPPING = re.compile(r"^[0-9a-f]+-[0-9a-f]+ (....) \S+ \S+ \S+ *(.*)$")
+MAPPING = re.compile(r"^([0-9a-f]+-[0-9a-f]+) (....) \S+ (\S+) (\d+) *(.*)$")
+BLOCK = 512
+"""Bytes of stat's st_blocks (stat(2))."""
 
 
 class Memory(NamedTuple):
@@ -34,14 +44,60 @@ class Process(NamedTuple):
     name: str
 
 
-def by_kind() -> dict[str, Memory]:
-    """The sum of every sandbox's processes below this one, by what they are."""
+class Mapped(NamedTuple):
+    """A process's mapping of a memfd: at which addresses, which file, whether for itself alone; sizes in MiB."""
+
+    place: str
+    file: tuple[str, str]
+    shared: bool
+    rss: float = 0.0
+    anonymous: float = 0.0
+    memory: Memory = Memory()
+
+
+class Sample(NamedTuple):
+    """All sandboxes at one moment. `shared`: of the template, in use and not written to, of all QEMUs together.
+
+    `template`: the files of templates that are in memory, each counted once.
+    """
+
+    kinds: dict[str, Memory]
+    shared: float = 0.0
+    template: float = 0.0
+
+
+def sample() -> Sample:
+    """Of every sandbox's processes below this one, by what they are, and of the files that their guests' memory is."""
     found = dict.fromkeys(KINDS, Memory())
+    maps: list[Mapped] = []
+    sizes: dict[tuple[str, str], float] = {}
     for pid, kind in kinds(processes()).items():
-        with contextlib.suppress(OSError):  # ended meanwhile
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # ended meanwhile
             one, before = parse_rollup(Path(f"/proc/{pid}/smaps_rollup").read_text()), found[kind]
             found[kind] = Memory(before.pss + one.pss, before.private + one.private)
-    return found
+            for mapped in parse_memfds(Path(f"/proc/{pid}/smaps").read_text()):
+                maps.append(mapped)
+                sizes[mapped.file] = os.stat(f"/proc/{pid}/map_files/{mapped.place}").st_blocks * BLOCK / 2**20
+    return summed(found, maps, sizes)
+
+
+def summed(found: dict[str, Memory], maps: list[Mapped], sizes: dict[tuple[str, str], float]) -> Sample:
+    """What processes have, and what files of memory have beyond that. `sizes`: MiB of each file. Pure.
+
+    A template's file is mapped privately: what a QEMU alone has mapped of it would not be free without that QEMU.
+    """
+    own = {mapped.file for mapped in maps if mapped.shared}
+    pss = private = shared = clean = 0.0
+    for mapped in maps:
+        if mapped.file in own:
+            pss, private = pss + mapped.memory.pss, private + mapped.memory.private
+        else:
+            shared += mapped.rss - mapped.anonymous
+            clean += max(mapped.memory.private - mapped.anonymous, 0.0)
+    whole = sum(sizes[file] for file in own)
+    qemu = found[QEMU]
+    counted = {**found, QEMU: Memory(qemu.pss, qemu.private - clean), FILE: Memory(whole - pss, whole - private)}
+    return Sample(counted, shared, sum(size for file, size in sizes.items() if file not in own))
 
 
 def processes() -> list[Process]:
@@ -68,16 +124,6 @@ def kinds(found: list[Process]) -> dict[int, str]:
     return told
 
 
-def shared_with_template() -> float:
-    """Of every QEMU: pages of a template's file that it has in use and has not written to, in MiB."""
-    total = 0.0
-    for pid, kind in kinds(processes()).items():
-        if kind == QEMU:
-            with contextlib.suppress(OSError):
-                total += parse_template(Path(f"/proc/{pid}/smaps").read_text())
-    return total
-
-
 def parse_rollup(text: str) -> Memory:
     """The two sums out of smaps_rollup."""
     sizes = _sizes(text)
@@ -85,16 +131,30 @@ def parse_rollup(text: str) -> Memory:
     return Memory(sizes.get("Pss", 0) / 1024, private / 1024)
 
 
-def parse_template(smaps: str) -> float:
-    """Resident pages of private mappings of a memfd that are still the file's, in MiB."""
-    total, wanted = 0, False
+def parse_memfds(smaps: str) -> list[Mapped]:
+    """The mappings of memfds in smaps."""
+    found: list[Mapped] = []
+    for header, text in _mappings(smaps):
+        if header[5].startswith("/memfd:"):
+            sizes = _sizes(text)
+            rss, anonymous = sizes.get("Rss", 0) / 1024, sizes.get("Anonymous", 0) / 1024
+            shared = header[2].endswith("s")
+            found.append(Mapped(header[1], (header[3], header[4]), shared, rss, anonymous, parse_rollup(text)))
+    return found
+
+
+def _mappings(smaps: str) -> Iterator[tuple[re.Match[str], str]]:
+    """The first line of each, understood, and the lines below it."""
+    header, lines = None, list[str]()
     for line in smaps.splitlines():
-        if mapping := MAPPING.match(line):
-            wanted = mapping[1].endswith("p") and mapping[2].startswith("/memfd:")
-        elif wanted:
-            size = _sizes(line)
-            total += size.get("Rss", 0) - size.get("Anonymous", 0)
-    return total / 1024
+        if found := MAPPING.match(line):
+            if header is not None:
+                yield header, "\n".join(lines)
+            header, lines = found, []
+        else:
+            lines.append(line)
+    if header is not None:
+        yield header, "\n".join(lines)
 
 
 def _sizes(text: str) -> dict[str, int]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import mmap
+import os
 import socket
 import subprocess
 import sys
@@ -164,19 +166,48 @@ def test_memory_is_read_as_the_kernel_writes_it() -> None:
     assert own.pss >= own.private > 1
 
 
-def test_pages_of_a_template_are_those_of_private_mappings_that_were_not_written() -> None:
-    smaps = (
-        "7f0000000000-7f0001000000 rw-p 00000000 00:01 1025   /memfd:kata-template (deleted)\n"
-        "Size: 16384 kB\nRss: 4096 kB\nAnonymous: 1024 kB\nVmFlags: rd wr\n"
-        "7f0002000000-7f0003000000 rw-s 00000000 00:01 1026   /memfd:own (deleted)\nRss: 2048 kB\nAnonymous: 0 kB\n"
-        "7f0004000000-7f0005000000 r-xp 00000000 00:01 1027   /usr/bin/qemu\nRss: 512 kB\nAnonymous: 0 kB\n"
-    )
-    assert memory.parse_template(smaps) == 3.0
+SMAPS = (
+    "7f0000000000-7f0001000000 rw-p 00000000 00:01 1025   /memfd:kata-template (deleted)\n"
+    "Size: 16384 kB\nRss: 4096 kB\nPss: 3072 kB\nPrivate_Clean: 2048 kB\nPrivate_Dirty: 1024 kB\n"
+    "Anonymous: 1024 kB\nVmFlags: rd wr\n"
+    "7f0002000000-7f0003000000 rw-s 00000000 00:01 1026   /memfd:own (deleted)\n"
+    "Rss: 2048 kB\nPss: 1536 kB\nPrivate_Dirty: 1024 kB\nAnonymous: 0 kB\n"
+    "7f0004000000-7f0005000000 r-xp 00000000 00:01 1027   /usr/bin/qemu\nRss: 512 kB\nAnonymous: 0 kB\n"
+)
+
+
+def test_mappings_of_memory_files_are_found() -> None:
+    template, own = memory.parse_memfds(SMAPS)
+    assert template == ("7f0000000000-7f0001000000", ("00:01", "1025"), False, 4.0, 1.0, Memory(3.0, 3.0))
+    assert own == ("7f0002000000-7f0003000000", ("00:01", "1026"), True, 2.0, 0.0, Memory(1.5, 1.0))
+
+
+def test_a_file_that_is_a_machines_memory_is_all_its_own_and_a_templates_is_not() -> None:
+    found = {**dict.fromkeys(memory.KINDS, Memory()), QEMU: Memory(20.0, 10.0)}
+    sizes = {("00:01", "1025"): 200.0, ("00:01", "1026"): 100.0}
+    sample = memory.summed(found, memory.parse_memfds(SMAPS), sizes)
+    assert (sample.shared, sample.template) == (3.0, 200.0)
+    assert sample.kinds[QEMU] == Memory(20.0, 8.0)  # two were the template's, though this QEMU alone had mapped them
+    assert sample.kinds[memory.FILE] == Memory(98.5, 99.0)
+
+
+def test_a_memory_file_counts_as_the_kernel_says() -> None:
+    """All that was written is there, the half that is mapped and the half that is not."""
+    fd = os.memfd_create("bench-test")
+    os.ftruncate(fd, 64 << 20)
+    os.pwrite(fd, bytes(8 << 20), 0)
+    with mmap.mmap(fd, 64 << 20, flags=mmap.MAP_SHARED) as mapped:
+        assert sum(mapped[: 4 << 20 : mmap.PAGESIZE]) == 0
+        smaps = Path("/proc/self/smaps").read_text()
+        [own] = [found for found in memory.parse_memfds(smaps) if found.file[1] == str(os.fstat(fd).st_ino)]
+        info = os.stat(f"/proc/self/map_files/{own.place}")
+    os.close(fd)
+    assert own.shared and 4.0 <= own.rss <= 8.0 and info.st_blocks * memory.BLOCK == 8 << 20
 
 
 def test_a_further_sandbox_is_counted_from_the_second_on() -> None:
-    def sample(private: float) -> density.Sample:
-        return ({**dict.fromkeys(memory.KINDS, Memory()), QEMU: Memory(private, private)}, 1.0)
+    def sample(private: float) -> memory.Sample:
+        return memory.Sample({**dict.fromkeys(memory.KINDS, Memory()), QEMU: Memory(private, private)}, 1.0)
 
     samples = {1: sample(100.0), 2: sample(130.0), 5: sample(190.0)}
     assert density.each(samples, density.total) == 20.0
