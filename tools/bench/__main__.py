@@ -85,7 +85,9 @@ def show(name: str, part: report.Part) -> None:
 
 
 def finish(found: report.Report, options: Options) -> None:
-    """What is said at the end, and the file."""
+    """The file, and what is said at the end: whoever has read enough may have closed our output by now."""
+    if found.parts or found.failed:
+        report.write(found, options.output)
     for part in list(found.parts.values())[:1]:
         if part.circumstances is not None:
             here = part.circumstances
@@ -96,10 +98,8 @@ def finish(found: report.Report, options: Options) -> None:
         print(f"=== aims\n\n{text(reached._replace(title=''))}\n")
     for name, why in found.failed.items():
         print(f"bench: the part {name} failed: {why}", file=sys.stderr)
-    if not found.parts and not found.failed:
-        return
-    report.write(found, options.output)
-    print(f"written to {options.output}")
+    if found.parts or found.failed:
+        print(f"written to {options.output}", flush=True)
 
 
 def write_docs(options: Options) -> int:

@@ -25,7 +25,7 @@ MODULES = {
     "exec": ("execs", "a process in a running container, against crun exec in the same guest"),
     "agent": ("agent", "containers through the agent, against crun alone; on the host and in a guest"),
     "streams": ("streams", "a container's output and input, against the guest's port"),
-    "files": ("files", "root file system, virtio-fs and 9p volumes, against the guest's memory"),
+    "files": ("files", "virtio-fs, 9p and the guest's memory, against a root file system in a disk"),
     "network": ("network", "the pod's network through tcfilter, against a bare tap"),
     "sizes": ("sizes", "what a virtual machine boots from"),
 }

@@ -16,7 +16,21 @@ from pathlib import Path
 from typing import cast
 
 import pytest
-from tools.bench import aims, density, docs, machine, memory, network, parts, plot, report, revisions, streams, turns
+from tools.bench import (
+    aims,
+    density,
+    docs,
+    machine,
+    memory,
+    network,
+    parts,
+    plot,
+    report,
+    revisions,
+    starts,
+    streams,
+    turns,
+)
 from tools.bench import guest as bench_guest
 from tools.bench.files import tell
 from tools.bench.lives import compare_lives
@@ -81,6 +95,25 @@ def test_a_way_that_takes_long_takes_part_in_some_turns() -> None:
         "quick": 6,
         "slow": 2,
     }
+
+
+def test_the_same_starts_are_divided_by_the_floor_by_boots_and_by_runc() -> None:
+    figures = {starts.FLOOR: 2.0, starts.COMMAND: 3.0, "kata run, booted": 12.0, starts.SHIM: 4.0}
+    figures |= {"ctr run, our shim, booted": 16.0, starts.BY_RUNC: 1.0}
+    found = starts.comparisons({name: [value] for name, value in figures.items()})
+    assert [list(one.ways) for one in found[1:]] == [
+        ["kata run, booted", "kata run"],
+        ["ctr run, our shim, booted", "ctr run, our shim"],
+        ["ctr run, runc", "ctr run, our shim"],
+    ]
+    assert [
+        one.ways[way].ratio for one, way in zip(found, (starts.SHIM, "kata run", *[starts.SHIM] * 2), strict=True)
+    ] == [
+        2.0,
+        0.25,
+        0.25,
+        4.0,
+    ]
 
 
 def test_a_life_is_both_halves_and_the_first_turn_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
