@@ -7,7 +7,9 @@ was started has ended when this ends, after Ctrl-C too. Also the door to `docs` 
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
 import sys
 import traceback
 from pathlib import Path
@@ -21,11 +23,14 @@ from tools.bench.tables import Table, tables, text
 from tools.bench.world import BenchError, clear_up, kata, own_state
 
 from kata import paths
+from kata.errors import KataError
 
 if TYPE_CHECKING:
     from types import FrameType
 
 INTERRUPTED = 130
+SAID = (BenchError, KataError, AssertionError, OSError, subprocess.SubprocessError)
+"""Failures that say what they are (helpers of tests assert what they run): a traceback adds nothing to them."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -37,6 +42,8 @@ def main() -> int:
     try:
         if options.docs:
             return write_docs(options)
+        if os.geteuid():
+            raise BenchError("only root can start virtual machines with networks and shares of their own")
         if options.base:
             from tools.bench import revisions
 
@@ -70,8 +77,11 @@ def measure(name: str, options: Options, found: dict[str, report.Part], failed: 
     try:
         found[name] = parts.run(name, options)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it is, the other parts go on
-        failed[name] = f"{type(error).__name__}: {error}"
-        traceback.print_exc()
+        if isinstance(error, SAID):
+            failed[name] = str(error)
+        else:
+            failed[name] = f"{type(error).__name__}: {error}"
+            traceback.print_exc()
         clear_up()
     else:
         show(name, found[name])

@@ -46,7 +46,7 @@ def measure(options: Options) -> Part:
 
 def _ways(daemon: Containerd) -> dict[str, Callable[[], object]]:
     config = daemon.folder / "cold.toml"
-    config.write_text("[hypervisor.qemu]\nenable_template = false\n[runtime]\n")
+    config.write_text("[hypervisor.qemu]\n[factory]\nenable_template = false\n[runtime]\n")
     return {
         FLOOR: run_floor,
         COMMAND: lambda: kata("run", "--rm", "busybox", "true"),

@@ -94,6 +94,9 @@ def sandbox(*words: str) -> Iterator[str]:
 @contextmanager
 def containerd() -> Iterator[Containerd]:
     """A running daemon with the busybox image. Afterwards neither it nor anything that it ran is there."""
+    for program in ("containerd", "ctr"):
+        if shutil.which(program) is None:
+            raise BenchError(f"there is no {program} here; make setup installs it")
     folder = tempfile.mkdtemp(prefix="kb-", dir="/run")
     made = Containerd(Path(folder))
     try:
