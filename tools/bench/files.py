@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
     Shell = Callable[[str], str]
 
-MIB, FILES = 24, 200
-"""Twice the first fits into a container's /dev/shm."""
+MIB, LOOKED_AT, MADE = 24, 1000, 200
+"""Twice the first fits into a container's /dev/shm. A program's start is little against so many files."""
 DONE = "=END="
 TMPFS, ROOT = "tmpfs", "root: erofs and overlay"
 BIG, SMALL = "big", "small"
@@ -58,12 +58,12 @@ OPERATIONS = (
         f"dd if=/dev/zero of={{at}}/new bs=1M count={MIB} 2>/dev/null && sync",
         before="rm -f {at}/new",
     ),
-    Operation("Small files looked at", "files/s", FILES, "ls -l {at}/small >/dev/null"),
+    Operation("Small files looked at", "files/s", LOOKED_AT, "ls -l {at}/small >/dev/null"),
     Operation(
         "Small files made",
         "files/s",
-        FILES,
-        f"i=0; while [ $i -lt {FILES} ]; do echo x >{{at}}/made/$i; i=$((i+1)); done",
+        MADE,
+        f"i=0; while [ $i -lt {MADE} ]; do echo x >{{at}}/made/$i; i=$((i+1)); done",
         before="rm -rf {at}/made && mkdir {at}/made",
     ),
 )
@@ -124,7 +124,7 @@ def fill(place: Path) -> None:
     with Path("/dev/urandom").open("rb") as noise, (place / BIG).open("wb") as big:
         for _ in range(MIB):
             big.write(noise.read(1 << 20))
-    for number in range(FILES):
+    for number in range(LOOKED_AT):
         (place / SMALL / str(number)).write_text("x\n")
 
 
