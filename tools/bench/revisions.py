@@ -148,11 +148,12 @@ def measure(tree: Tree, options: Options, runs: int) -> Report:
 def worktree(revision: str) -> Iterator[Tree]:
     """The other revision, ready to run. Raises BenchError."""
     folder = Path(tempfile.mkdtemp(prefix="bench-base-"))
+    folder.chmod(0o711)  # QEMU reads its kernel in it, as a user of its own
     tree = Tree(folder / "tree", folder / "data")
     here = Tree(ROOT, paths.data_dir())
     try:
         must(here, ["git", "worktree", "add", "--quiet", "--detach", os.fspath(tree.root), "--", revision])
-        shutil.copytree(paths.data_dir(), tree.data, symlinks=True)
+        shutil.copytree(here.data, tree.data, symlinks=True, ignore=shutil.ignore_patterns("templates", "bench*.json"))
         if not (tree.root / SCRIPT).exists():
             for name in ("tools/bench", "tests/helpers"):
                 shutil.copytree(ROOT / name, tree.root / name, dirs_exist_ok=True)
