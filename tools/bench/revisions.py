@@ -91,7 +91,14 @@ def both(base: list[Report], here: list[Report]) -> dict[str, Part]:
 
 
 def _comparisons(parts: dict[str, list[Part]]) -> list[Comparison]:
-    units = {(one.title, way): one for part in parts[HERE] for one in part.comparisons for way in one.ways}
+    """Samples that a part divides by several others are compared once."""
+    units: dict[tuple[str, str], Comparison] = {}
+    seen: list[tuple[str, list[float]]] = []
+    for one in parts[HERE][0].comparisons:
+        for name, way in one.ways.items():
+            if (name, way.samples) not in seen:
+                seen.append((name, way.samples))
+                units[one.title, name] = one
     samples = {which: _samples(of) for which, of in parts.items()}
     return [
         compare(

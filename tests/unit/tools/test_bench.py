@@ -399,7 +399,9 @@ def test_the_documentation_is_what_its_json_makes() -> None:
 def test_two_revisions_are_compared_by_all_their_samples() -> None:
     def one(floor: float, shim: float) -> Report:
         ways = {"floor": [floor], "shim": [shim]}
-        return Report({"start": Part(comparisons=[compare("t", "ms", "floor", ways)], facts=[Fact("f", shim, "MiB")])})
+        again = compare("the same, divided the other way", "ms", "shim", ways)
+        compared = [compare("t", "ms", "floor", ways), again]
+        return Report({"start": Part(comparisons=compared, facts=[Fact("f", shim, "MiB")])})
 
     found = revisions.both([one(1.0, 4.0), one(3.0, 6.0)], [one(2.0, 2.0), one(2.0, 3.0)])["start"]
     floor, shim = found.comparisons
