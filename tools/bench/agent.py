@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,11 +22,13 @@ from tools.bench.guest import FOLDER, SANDBOX, own_proc, specification, start_sh
 from tools.bench.lives import CRUN_ROOT, compare_lives, life
 from tools.bench.report import Fact, Part, tidy
 from tools.bench.turns import timed
-from tools.bench.world import BenchError, sandbox
+from tools.bench.world import BenchError, await_processes, sandbox
 
 from kata.agentctl.session import Options as SessionOptions
 from kata.agentctl.session import Session
 from kata.agentctl.targets import SandboxTarget
+from kata.linux import cgroup
+from kata.linux.mounts import mount_points
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,6 +48,8 @@ mount -t proc proc /proc
 exec "$@"
 """
 GUEST_CHECKS = 300
+CGROUP, CGROUP_TIMEOUT = "bench", 10.0
+"""The folder above containers' cgroups, which crun leaves: it may be a pod's. Seconds to wait for the last process."""
 
 
 def measure(options: Options) -> Part:
@@ -61,10 +66,23 @@ def host(runs: int) -> Part:
     script = Path(__file__).with_name("agent_host.py")
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         argv = [*NAMESPACES, "sh", "-c", INNER, "sh", sys.executable, "-I", os.fspath(script), folder, str(runs)]
-        done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=False)
+        try:
+            done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=False)
+        finally:
+            _remove_cgroup()
     if done.returncode:
         raise BenchError(f"the agent on the host failed with exit code {done.returncode}")
     return msgspec.json.decode(done.stdout, type=Part)
+
+
+def _remove_cgroup() -> None:
+    """What crun has made in the namespaces' hierarchy, which begins with this process's own cgroup."""
+    await_processes([])
+    for mount in mount_points():
+        if mount.fstype == "cgroup2":
+            own = cgroup.cgroup_of(os.getpid()).removeprefix(cgroup.ROOT)
+            if os.path.isdir(place := f"{mount.target}{own}/{CGROUP}"):
+                cgroup.remove(place, time.monotonic() + CGROUP_TIMEOUT)
 
 
 def guest(runs: int) -> Part:

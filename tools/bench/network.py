@@ -241,7 +241,9 @@ def local_server(place: Netns) -> Iterator[None]:
     import subprocess
     import sys
 
-    with subprocess.Popen(["nsenter", f"--net={place.path}", sys.executable, "-I", "-S", "-c", SERVER]) as process:
+    words = ["nsenter", f"--net={place.path}", sys.executable, "-I", "-S", "-c", SERVER]
+    # A session of its own: Ctrl-C is for the benchmark, which ends it.
+    with subprocess.Popen(words, stdin=subprocess.DEVNULL, start_new_session=True) as process:
         try:
             yield
         finally:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from tests.helpers.containerd import Containerd
 
 from kata.linux import syscalls
+from kata.linux.mounts import unmount_below
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -172,11 +173,3 @@ def processor_seconds(daemon: int = 0) -> float:
     if daemon:
         total += sum(int(field) for field in stat_of(daemon)[11:15]) / TICK
     return total
-
-
-def unmount_below(folder: str) -> None:
-    """Take away what is still mounted there, the last first."""
-    lines = Path("/proc/self/mountinfo").read_text().splitlines()
-    for place in reversed([line.split()[4] for line in lines]):
-        if place.startswith(f"{folder}/"):
-            subprocess.run(["umount", "--lazy", place], check=False)
