@@ -166,10 +166,11 @@ def reap() -> None:
             pass
 
 
-def processor_seconds(daemon: int = 0) -> float:
-    """Of this process, all that it waited for, and a daemon with all that it waited for: user and system time."""
+def processor_seconds() -> float:
+    """User and system time of this process, all below it, and all that any of them has waited for."""
     ours = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
     total = sum(usage.ru_utime + usage.ru_stime for usage in ours)
-    if daemon:
-        total += sum(int(field) for field in stat_of(daemon)[11:15]) / TICK
+    for pid in descendants():
+        with contextlib.suppress(OSError):
+            total += sum(int(field) for field in stat_of(pid)[11:15]) / TICK
     return total

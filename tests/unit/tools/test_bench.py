@@ -30,6 +30,7 @@ from tools.bench import (
     starts,
     streams,
     turns,
+    world,
 )
 from tools.bench import guest as bench_guest
 from tools.bench.files import tell
@@ -248,6 +249,22 @@ def test_a_further_sandbox_is_counted_from_the_second_on() -> None:
     assert density.summary("ctr", "shim", samples)[0] == Fact("ctr: private, a further sandbox", 20.0, "MiB")
     assert density.further([("x", samples)])[0].ways["a further one"].ratio == 0.2
     assert "virtiofsd: PSS" not in density.grid("t", samples).rows
+
+
+def test_processor_time_is_of_what_runs_and_of_what_has_ended() -> None:
+    """A process that stays, with a child that it has waited for, and one that has ended."""
+    burn = "import time\nend = time.process_time() + 0.3\nwhile time.process_time() < end: pass\n"
+    waits = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {burn!r}])\nprint(flush=True)\ninput()"
+    before = world.processor_seconds()
+    with subprocess.Popen([sys.executable, "-c", waits], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as stays:
+        assert stays.stdin is not None and stays.stdout is not None
+        stays.stdout.readline()
+        one = world.processor_seconds() - before
+        subprocess.run([sys.executable, "-c", burn], check=True)
+        both = world.processor_seconds() - before
+        stays.stdin.close()
+    assert one > 0.25 and one + 0.25 < both
+    assert world.processor_seconds() - before > both - 0.05
 
 
 def test_round_trips_of_ping() -> None:
