@@ -44,6 +44,7 @@ def main() -> int:
             return write_docs(options)
         if os.geteuid():
             raise BenchError("only root can start virtual machines with networks and shares of their own")
+        options.output.parent.mkdir(parents=True, exist_ok=True)  # not after all the measuring
         if options.base:
             from tools.bench import revisions
 
@@ -52,6 +53,10 @@ def main() -> int:
     except KeyboardInterrupt:
         print("\nbench: stopped", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the interpreter's last flush
+        print(f"bench: stopped, as nobody reads its output; what was measured is in {options.output}", file=sys.stderr)
+        return 1
     except (BenchError, report.ReportError, OSError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
@@ -115,6 +120,8 @@ def finish(found: report.Report, options: Options) -> None:
 def write_docs(options: Options) -> int:
     """Bring the last run's figures into the documentation."""
     new = report.read(options.output) if options.output.exists() else None
+    if new is None and not (docs.DOCS / docs.JSON).exists():
+        raise BenchError(f"there are no figures, neither in {options.output} nor in docs/{docs.JSON}: make bench first")
     for name in docs.update(new):
         print(f"docs/{name}")
     return 0

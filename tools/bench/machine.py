@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from tools.bench.report import Circumstances
+from tools.bench.world import need
 
 from kata import paths
 from kata.hypervisor.qemu.probe import choose_accelerator
@@ -29,6 +30,7 @@ def circumstances() -> Circumstances:
 
 def machine() -> dict[str, str]:
     """What does not change from part to part."""
+    need("qemu-system-x86_64")
     qemu = subprocess.run(["qemu-system-x86_64", "--version"], capture_output=True, text=True, check=True).stdout
     return {
         "processor": f"{processor(Path('/proc/cpuinfo').read_text())}, {os.cpu_count()} cores",

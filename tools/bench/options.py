@@ -54,7 +54,6 @@ def parse(words: list[str], parts: dict[str, str], output: Path) -> Options:
 
 
 def _count(word: str) -> int:
-    number = int(word)
-    if number < 1:
-        raise ValueError(f"{number} is not at least 1")
-    return number
+    if not word.isascii() or not word.isdecimal() or not int(word):
+        raise argparse.ArgumentTypeError(f"{word!r} is no whole number from 1 on")
+    return int(word)

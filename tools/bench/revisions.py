@@ -154,12 +154,13 @@ def measure(tree: Tree, options: Options, runs: int) -> Report:
 @contextmanager
 def worktree(revision: str) -> Iterator[Tree]:
     """The other revision, ready to run. Raises BenchError."""
+    commit = commit_of(revision)
     folder = Path(tempfile.mkdtemp(prefix="bench-base-"))
     folder.chmod(0o711)  # QEMU reads its kernel in it, as a user of its own
     tree = Tree(folder / "tree", folder / "data")
     here = Tree(ROOT, paths.data_dir())
     try:
-        must(here, ["git", "worktree", "add", "--quiet", "--detach", os.fspath(tree.root), "--", revision])
+        must(here, ["git", "worktree", "add", "--quiet", "--detach", os.fspath(tree.root), "--", commit])
         shutil.copytree(here.data, tree.data, symlinks=True, ignore=shutil.ignore_patterns("templates", "bench*.json"))
         if not (tree.root / SCRIPT).exists():
             for name in ("tools/bench", "tests/helpers"):
@@ -172,6 +173,24 @@ def worktree(revision: str) -> Iterator[Tree]:
         call(here, ["git", "worktree", "remove", "--force", os.fspath(tree.root)], quiet=True)
         shutil.rmtree(folder, ignore_errors=True)
         call(here, ["git", "worktree", "prune"], quiet=True)
+
+
+def commit_of(revision: str) -> str:
+    """Git's full name of it. Raises BenchError."""
+    words = [
+        "git",
+        "-C",
+        os.fspath(ROOT),
+        "rev-parse",
+        "--verify",
+        "--quiet",
+        "--end-of-options",
+        revision + "^{commit}",
+    ]
+    done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BenchError(f"git knows no revision {revision} here")
+    return done.stdout.split()[-1]
 
 
 def must(tree: Tree, words: list[str]) -> None:

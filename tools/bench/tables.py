@@ -28,7 +28,7 @@ def tables(part: Part) -> Iterator[Table]:
 
 def text(table: Table) -> str:
     """In columns, for a terminal."""
-    lines = [table.head, *table.rows]
+    lines = [row for row in (table.head, *table.rows) if any(row)]
     widths = [max(len(row[column]) for row in lines) for column in range(len(table.head))]
     found = [table.title] if table.title else []
     for row in lines:

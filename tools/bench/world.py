@@ -82,6 +82,13 @@ def kata(*words: str, stdin: bytes | None = None) -> str:
     return done.stdout.decode()
 
 
+def need(*programs: str) -> None:
+    """Raise BenchError unless they are there."""
+    for program in programs:
+        if shutil.which(program) is None:
+            raise BenchError(f"there is no {program} here; make setup installs it")
+
+
 @contextmanager
 def sandbox(*words: str) -> Iterator[str]:
     """A container of the command that runs in the background; its id."""
@@ -95,9 +102,7 @@ def sandbox(*words: str) -> Iterator[str]:
 @contextmanager
 def containerd() -> Iterator[Containerd]:
     """A running daemon with the busybox image. Afterwards neither it nor anything that it ran is there."""
-    for program in ("containerd", "ctr"):
-        if shutil.which(program) is None:
-            raise BenchError(f"there is no {program} here; make setup installs it")
+    need("containerd", "ctr")
     folder = tempfile.mkdtemp(prefix="kb-", dir="/run")
     made = Containerd(Path(folder))
     try:

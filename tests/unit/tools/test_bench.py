@@ -303,6 +303,14 @@ def test_options_that_cannot_be(words: list[str], capsys: pytest.CaptureFixture[
     assert "usage: bench" in capsys.readouterr().err
 
 
+def test_what_is_missing_is_said() -> None:
+    with pytest.raises(BenchError, match="there is no bench-no-such here; make setup"):
+        world.need("sh", "bench-no-such")
+    with pytest.raises(BenchError, match="git knows no revision --nonesuch"):
+        revisions.commit_of("--nonesuch")
+    assert len(revisions.commit_of("HEAD")) == 40
+
+
 def test_every_part_is_a_module_that_measures() -> None:
     for module, _ in parts.MODULES.values():
         assert "def measure(" in (ROOT / "tools/bench" / f"{module}.py").read_text()
