@@ -100,6 +100,7 @@ def test_kills_at_any_moment(containerd: Containerd, cut: int) -> None:
             chaos.operate()
         for name in chaos.names:
             containerd.remove(name)
+        chaos.help_containerd()
         left = await_none(lambda: traces(containerd, chaos.names))
         assert left == [], "\n".join(chaos.done)
         assert pod.state() == before, "\n".join(chaos.done)
@@ -115,6 +116,7 @@ class Chaos:
         self._pod = pod
         self._chance = chance
         self._count = 0
+        self._cleaner_died = False
 
     def operate(self) -> None:
         """One operation, and perhaps one kill while it goes on."""
@@ -132,6 +134,17 @@ class Chaos:
             wait([running], moment)
             self._kill(victim)
             self.done.append(f"{time.strftime('%T')} {running.result()}")
+
+    def help_containerd(self) -> None:
+        """What an operator has to do if even the process died that containerd had started to clear up after a shim.
+
+        containerd (1.6) does not start another one until it is started again itself, and meanwhile keeps the
+        bundle's folder, so that the id cannot be used: with any shim, since a process that was killed can do nothing.
+        """
+        if self._cleaner_died:
+            self.done.append("containerd is started again")
+            self._containerd.stop()
+            self._containerd.start()
 
     def _run(self, words: list[str], name: str) -> str:
         if not words:
@@ -155,6 +168,7 @@ class Chaos:
     def _kill(self, victim: str) -> None:
         daemon = self._containerd
         pids = [pid for name in (KINDS if victim == "all" else [victim]) for pid in self._pids(name)]
+        self._cleaner_died |= bool(set(pids) & set(self._containerd.cleaners()))
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

@@ -180,6 +180,10 @@ class Containerd:
         """The shims that this daemon has started."""
         return self._processes(b"-namespace")
 
+    def cleaners(self) -> list[int]:
+        """Those of them that only clear up after another, which is gone."""
+        return sorted(set(self._processes(b"delete")) & set(self.shims()))
+
     def clients(self) -> list[int]:
         """Every ctr that talks to it now."""
         return self._processes(b"ctr")

@@ -46,6 +46,7 @@ def traces(daemon: Containerd, names: Iterable[str]) -> Iterator[str]:
         path = socket_path(str(daemon.address), daemon.namespace, name)
         if os.path.exists(path):
             yield f"socket {path}"
+    yield from (f"half a template {path}" for path in paths.templates_dir().glob("*.*") if path.suffix != ".lock")
     yield from (f"half a record {path}" for path in paths.sandboxes_dir().glob(".[!n]*"))
 
 

@@ -115,7 +115,7 @@ class Container:
     def start(self) -> None:
         """Let the first process go on to the command. Raises WrongState, ContainerError."""
         self._require(CREATED)
-        self._crun.start(self.container_id)
+        self._crun.start(self.container_id, hooks=bool(self._spec.get("hooks", {}).get("poststart")))
         with self._lock:
             if self.state == CREATED:
                 self.state = RUNNING

@@ -6,7 +6,6 @@ Called by `start`, with the template's lock held. No tenant's code, name or addr
 from __future__ import annotations
 
 import os
-import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -15,14 +14,13 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from kata import paths
 from kata.errors import KataError
-from kata.factory import memory
+from kata.factory import leftovers, memory
 from kata.factory.errors import FactoryError, GuestNotReadyError
 from kata.factory.store import STATE, Description, TemplateStore
 from kata.hypervisor import registry
 from kata.hypervisor.ending import ending
-from kata.hypervisor.identity import claim_identity, release_identities
+from kata.hypervisor.identity import claim_identity
 from kata.hypervisor.machine import TapNic
 from kata.linux.netns import NetworkNamespace
 from kata.linux.tuntap import open_tap
@@ -47,6 +45,7 @@ def make(store: TemplateStore, template: MachineSpec, name: str, files: Files, t
     `warm_up` waits for its agent and has it do what makes it fast. `timeout` is in seconds, for the boot and for
     another's making. Raises FactoryError, HypervisorError.
     """
+    leftovers.sweep()
     store.require_room(template.memory_mib << 20)
     with store.making(name, timeout) as half:
         if store.has(name):
@@ -81,7 +80,9 @@ def make(store: TemplateStore, template: MachineSpec, name: str, files: Files, t
 def _boot_and_save(template: MachineSpec, name: str, half: Path, timeout: float, warm_up: WarmUp) -> None:
     """When this returns, the machine is gone and nobody writes to its memory any more."""
     with ExitStack() as undo:
-        directory = _directory(name, undo)
+        folder = leftovers.make_directory(name, half.parent)
+        undo.callback(leftovers.remove_directory, folder)
+        directory = os.fspath(folder)
         identity = claim_identity(directory)
         undo.callback(identity.release)
         spec = replace(template, directory=directory, nics=_taps(template, undo), uid=identity.uid, gid=identity.gid)
@@ -92,16 +93,6 @@ def _boot_and_save(template: MachineSpec, name: str, half: Path, timeout: float,
         state = os.open(half / STATE, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         undo.callback(os.close, state)
         machine.save(state)
-
-
-def _directory(name: str, undo: ExitStack) -> str:
-    """The machine's folder; one of a making that was killed is cleared away first."""
-    directory = paths.vm_dir() / f"template-{name}"
-    shutil.rmtree(directory, ignore_errors=True)
-    release_identities(os.fspath(directory))
-    directory.mkdir(mode=0o700, parents=True)
-    undo.callback(shutil.rmtree, directory, ignore_errors=True)
-    return os.fspath(directory)
 
 
 def _taps(template: MachineSpec, undo: ExitStack) -> tuple[TapNic, ...]:

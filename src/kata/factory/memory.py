@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -56,15 +57,40 @@ def copy(source: int, target: int) -> int:
     return copied
 
 
-def duplicate(source: int, size: int) -> int:
-    """A memfd with the same content that can be changed. Raises OSError."""
-    fd = create("copy", size)
-    try:
-        copy(source, fd)
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
+class Duplicate:
+    """A memfd with the same content that can be changed: `fd`, which fills in a thread of its own.
+
+    A machine can start meanwhile; its guest may not. `source` is closed by this, `fd` by `close`. Raises OSError.
+    """
+
+    def __init__(self, source: int, size: int) -> None:
+        self.fd = create("copy", size)
+        self._failure: OSError | None = None
+        self._thread = threading.Thread(target=self._fill, args=(source,), name="template-copy", daemon=True)
+        try:
+            self._thread.start()
+        except BaseException:
+            os.close(self.fd)
+            raise
+
+    def wait(self) -> None:
+        """Return once everything is there. Raises OSError."""
+        self._thread.join()
+        if self._failure is not None:
+            raise self._failure
+
+    def close(self) -> None:
+        """Close the file, once nothing is written to it any more."""
+        self._thread.join()
+        os.close(self.fd)
+
+    def _fill(self, source: int) -> None:
+        try:
+            copy(source, self.fd)
+        except OSError as error:
+            self._failure = error
+        finally:
+            os.close(source)
 
 
 def load(name: str, source: int) -> int:

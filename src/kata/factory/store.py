@@ -136,8 +136,17 @@ class TemplateStore:
             shutil.rmtree(gone, ignore_errors=True)
             self._lock_path(name).unlink(missing_ok=True)
 
+    def sweep(self) -> None:
+        """Remove half a template that nobody makes any more, and what a removal that was killed has left."""
+        for folder in [*self.root.glob("*.new"), *self.root.glob("*.gone")]:
+            with suppress(FactoryError), self._locked(folder.stem, 0.0):
+                shutil.rmtree(folder, ignore_errors=True)
+                if not self.has(folder.stem):
+                    self._lock_path(folder.stem).unlink(missing_ok=True)
+
     def prune(self, keep: int = KEPT, *, spare: str = "") -> list[str]:
         """Remove stale templates, and the longest unused beyond `keep`, but not `spare`; the names of those removed."""
+        self.sweep()
         entries = self.entries()
         fresh = [entry for entry in entries if not entry.stale]
         names = [entry.description.name for entry in [*(e for e in entries if e.stale), *fresh[keep:]]]
@@ -160,28 +169,26 @@ class TemplateStore:
             os.utime(folder / DESCRIPTION)
             fd = os.dup(memory_fd) if memory_fd >= 0 else memory.borrow(folder, name, size)
             if exclusive:
-                fd = self._copy(folder, fd, size)
-            elif fd >= 0:
+                copied = self._copy(folder, fd, size)
+                undo.callback(copied.close)
+                return Saved(memory_fd=copied.fd, state_fd=state, exclusive=True, complete=copied.wait)
+            if fd >= 0:
                 memory.register(folder, fd)
             else:
                 fd = self._load(folder, name, size)
             undo.callback(os.close, fd)
-            if not exclusive:
-                undo.callback((folder / memory.HOLDERS / str(os.getpid())).unlink, missing_ok=True)
+            undo.callback((folder / memory.HOLDERS / str(os.getpid())).unlink, missing_ok=True)
         except FileNotFoundError:
             return None
         except OSError as error:
             raise UnusableError(f"the template {name} cannot be opened: {error}") from error
-        return Saved(memory_fd=fd, state_fd=state, exclusive=exclusive)
+        return Saved(memory_fd=fd, state_fd=state)
 
-    def _copy(self, folder: Path, source: int, size: int) -> int:
-        """A memfd of its own, from the memory that is open as `source`, which is closed, or else from disk."""
+    def _copy(self, folder: Path, source: int, size: int) -> memory.Duplicate:
+        """A memory of its own, from the one that is open as `source`, or else from disk."""
         if source < 0:
             source = os.open(folder / MEMORY, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            return memory.duplicate(source, size)
-        finally:
-            os.close(source)
+        return memory.Duplicate(source, size)
 
     def _load(self, folder: Path, name: str, size: int) -> int:
         """The memory from disk, for one process at a time: those that come meanwhile borrow it. Registered."""

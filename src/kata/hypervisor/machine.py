@@ -149,6 +149,8 @@ class Saved(msgspec.Struct, frozen=True):
     memory_fd: int
     state_fd: int
     exclusive: bool = False
+    complete: Callable[[], None] | None = None
+    """Returns once all of the memory is in the file, where that is not so from the start. Raises OSError."""
 
 
 class MachineSpec(msgspec.Struct, frozen=True, kw_only=True):

@@ -17,11 +17,13 @@ from pathlib import Path
 
 from kata import paths
 from kata.errors import KataError
+from kata.factory import leftovers
 from kata.hypervisor.identity import release_identities
+from kata.hypervisor.processref import ProcessRef, process_ref
 from kata.sandbox.config import PodNetworkConfig
 from kata.sandbox.errors import SandboxError
 from kata.sandbox.process import LOST_EXIT_CODE
-from kata.sandbox.store import ProcessRef, Record, Store, process_ref
+from kata.sandbox.store import Record, Store
 from kata.storage.directvolumes import unmark_all
 from kata.storage.emptydirs import remove_images
 
@@ -36,6 +38,7 @@ def reconcile(store: Store) -> list[str]:
     Cgroups are swept for all stores of this host: they may be all that is left of a sandbox.
     """
     store.sweep()
+    leftovers.sweep()
     changed = [sandbox_id for sandbox_id in store.ids() if _reconcile_one(store, sandbox_id)]
     _sweep_cgroups()
     return changed

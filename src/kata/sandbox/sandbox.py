@@ -76,6 +76,8 @@ class Sandbox:
         self._agent: AgentClient | None = None
         self.network: PodNetwork | None = None
         self._share: Share | None = None
+        self._holds_data = any(not disk.readonly for disk in config.disks)
+        """Whether the guest has, or had, a disk that it may write to."""
         self._copies = Copies(log)
         self._disks: Disks | None = None
         self._groups: SandboxGroups | None = None
@@ -115,6 +117,7 @@ class Sandbox:
         with self._timed("create"), contextlib.ExitStack() as undo:
             plan = plan_container(config, facilities(self.config))
             self._warn_of_losses(config.id, plan)
+            self._holds_data |= any(not plug.readonly and not plug.empty_dir for plug in plan.plugs)
             self._make_room(config, plan, undo)
             provide(plan, Ways(agent, self._share, disks, self._copies), undo)
             plan = plan.with_addresses(machine.disk_address)
@@ -252,15 +255,27 @@ class Sandbox:
         return f"the virtual machine ended (QEMU: {how})"
 
     def stop(self, *, graceful: bool = True) -> None:
-        """End everything. A graceful stop lets the guest write back its data first. Idempotent; never raises."""
+        """End everything. A graceful stop lets the guest write back its data first, if it may have any.
+
+        Idempotent; never raises.
+        """
         with self._lock:
             undo, self._undo = self._undo, contextlib.ExitStack()
             self.state = SandboxState.STOPPED
-        if graceful and self._agent is not None and self._machine is not None:
+        if graceful and self._agent is not None and self._machine is not None and self._may_hold_data():
             with contextlib.suppress(KataError):
                 self._agent.destroy_sandbox(STOP_TIMEOUT)
                 self._machine.wait(STOP_TIMEOUT)
         undo.close()
+
+    def _may_hold_data(self) -> bool:
+        """Whether something that was written in the guest may not have reached the host yet.
+
+        virtio-fs writes through, and what was mapped goes when its process ends (Linux 6.12, fs/fuse/file.c:
+        fuse_vma_close): of processes that have ended nothing is left in the guest.
+        """
+        running = any(container.init.state is not ProcessState.STOPPED for container in self.containers)
+        return self._holds_data or (self.config.share and (running or self.config.sharing.way != "virtio-fs"))
 
     def _running(self) -> tuple[AgentClient, Machine]:
         agent, machine = self._agent, self._machine

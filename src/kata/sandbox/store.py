@@ -12,13 +12,14 @@ import fcntl
 import os
 import select
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
 from kata import paths
+from kata.hypervisor.processref import ProcessRef, process_ref
 from kata.linux.flock import try_lock, wait_lock
 from kata.sandbox.config import ContainerConfig, SandboxConfig
 from kata.sandbox.errors import ConflictError, ExistsError, NotFoundError, SandboxError
@@ -27,13 +28,6 @@ UNBORN, DEAD = ".new-", ".dead-"
 """Prefixes of folders that are not on the list yet, or no more."""
 
 Status = Literal["creating", "running", "stopped"]
-
-
-class ProcessRef(msgspec.Struct, frozen=True):
-    """A process that cannot be mistaken for a later one with the same number (`start` as /proc/pid/stat has it)."""
-
-    pid: int
-    start: int
 
 
 class Record(msgspec.Struct, kw_only=True):
@@ -240,10 +234,6 @@ def _write_record(directory: Path, record: Record) -> None:
     temporary.rename(directory / "persist.json")
 
 
-def process_ref(pid: int) -> ProcessRef | None:
-    """The reference of a living process, or None when there is none (proc(5), field 22 of stat)."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    return ProcessRef(pid, int(stat.rpartition(")")[2].split()[19]))
+def living(pids: Iterable[int]) -> list[ProcessRef]:
+    """Those of these processes that live, for a record."""
+    return [ref for pid in pids if (ref := process_ref(pid)) is not None]

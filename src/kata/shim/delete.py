@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 from kata.errors import KataError
+from kata.factory import leftovers
 from kata.log import Logger
 from kata.protocol.generated.host import task_pb2
 from kata.sandbox.errors import NotFoundError, SandboxError
@@ -36,6 +37,7 @@ def delete(arguments: Arguments) -> bytes:
     kind = _kind(arguments.id, bundle)
     if kind.makes_sandbox:
         _remove_sandbox(Store(), kind.sandbox_id, bundle)
+        leftovers.sweep()  # once the shim is gone, which may have been making a template
         path = socket_path(arguments.address, arguments.namespace, kind.sandbox_id, SOCKET_DIR)
         if not answers(path):
             _unlink(path)

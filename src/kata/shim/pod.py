@@ -22,7 +22,7 @@ from kata.sandbox.errors import ConflictError, ExistsError, NotFoundError
 from kata.sandbox.process import ProcessState
 from kata.sandbox.reconcile import reconcile
 from kata.sandbox.sandbox import Sandbox
-from kata.sandbox.store import Record, Store, process_ref
+from kata.sandbox.store import Record, Store, living
 from kata.shim import health
 from kata.shim.bundle import annotations_of, read_spec, write_once
 from kata.shim.configure import Configured, configure, container_spec
@@ -308,7 +308,7 @@ class Pod:
         sandbox = Sandbox(config, self._log, self._observe)
         try:
             self._owner.run(sandbox.start)
-            record.processes = [ref for pid in sandbox.pids if (ref := process_ref(pid)) is not None]
+            record.processes = living(sandbox.pids)
             record.accelerator, record.status, record.started_at = sandbox.accelerator, "running", time.time()
             self._store.write(record)
         except BaseException:

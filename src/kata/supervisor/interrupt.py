@@ -9,7 +9,7 @@ import os
 import signal
 from typing import TYPE_CHECKING
 
-from kata.sandbox.store import process_ref
+from kata.hypervisor.processref import process_ref
 
 if TYPE_CHECKING:
     from kata.sandbox.store import Store

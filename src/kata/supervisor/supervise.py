@@ -27,7 +27,7 @@ from kata.sandbox.process import LOST_EXIT_CODE
 from kata.sandbox.reconcile import remove_vm_directory
 from kata.sandbox.sandbox import Sandbox
 from kata.sandbox.stdio import LogSink, StdioPaths, client_streams
-from kata.sandbox.store import process_ref
+from kata.sandbox.store import living
 from kata.supervisor.client import SOCKET
 from kata.supervisor.launch import report_end, report_error
 from kata.supervisor.service import ControlService, to_status
@@ -97,7 +97,7 @@ def _management(
 
 def _start(store: Store, record: Record, sandbox: Sandbox, stdio: StdioPaths, ended: threading.Event) -> Container:
     sandbox.start()
-    record.processes = [ref for pid in sandbox.pids if (ref := process_ref(pid)) is not None]
+    record.processes = living(sandbox.pids)
     record.accelerator = sandbox.accelerator
     store.write(record)
     container = sandbox.create_container(record.container)
@@ -112,7 +112,7 @@ def _start(store: Store, record: Record, sandbox: Sandbox, stdio: StdioPaths, en
 def _end(sandbox: Sandbox, container: Container, log: Logger) -> None:
     """Take the sandbox down; a container that still runs (we got SIGTERM) is stopped with it."""
     log.info("container ended", exit_code=container.init.exit_code)
-    sandbox.stop(graceful=sandbox.config.share)
+    sandbox.stop()
     if container.init.wait(5.0) is None:
         container.init.exit_code = LOST_EXIT_CODE
 

@@ -47,14 +47,18 @@ def test_what_was_made_is_opened(store: TemplateStore) -> None:
         [entry] = store.entries()
         assert (entry.description.name, entry.holders, entry.stale) == ("one", 1, False)
         own = store.open("one", undo, exclusive=True)
-        assert own is not None
+        assert own is not None and own.complete is not None
+        own.complete()
+        assert os.pread(own.memory_fd, 3, 4096) == b"one"
         os.pwrite(own.memory_fd, b"two", 4096)
         assert own.exclusive and os.pread(saved.memory_fd, 3, 4096) == b"one"
         assert store.entries()[0].holders == 1
     assert store.entries()[0].holders == 0
     with ExitStack() as undo:
         own = store.open("one", undo, exclusive=True)  # nobody has it open: from disk
-        assert own is not None and os.pread(own.memory_fd, 3, 4096) == b"one"
+        assert own is not None and own.complete is not None
+        own.complete()
+        assert os.pread(own.memory_fd, 3, 4096) == b"one"
         assert store.entries()[0].holders == 0, "a copy is of no use to others"
 
 

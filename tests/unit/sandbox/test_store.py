@@ -13,11 +13,12 @@ from msgspec.structs import replace
 
 from kata import paths
 from kata.hypervisor.identity import claim_identity
+from kata.hypervisor.processref import ProcessRef, process_ref
 from kata.sandbox.config import PodNetworkConfig
 from kata.sandbox.errors import ConflictError, NotFoundError, SandboxError
 from kata.sandbox.podnetwork import note_devices
 from kata.sandbox.reconcile import kill, reconcile, remove_leftovers
-from kata.sandbox.store import ProcessRef, Store, process_ref
+from kata.sandbox.store import Store
 from tests.unit.sandbox.records import record
 
 

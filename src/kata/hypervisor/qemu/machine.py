@@ -289,7 +289,7 @@ class QemuMachine:
         try:
             self._qmp.negotiate(START_TIMEOUT)
             if self.spec.saved is not None:
-                migration.restore(self._qmp, self.spec.saved.state_fd)
+                migration.restore(self._qmp, self.spec.saved)
                 self._hotplug.add_shares()
                 self._qmp.execute("cont", timeout=START_TIMEOUT)
         except QmpError as error:

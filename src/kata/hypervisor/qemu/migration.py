@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kata.hypervisor.errors import QmpProtocolError
+from kata.hypervisor.errors import QmpProtocolError, StartError
 
 if TYPE_CHECKING:
+    from kata.hypervisor.machine import Saved
     from kata.hypervisor.qemu.qmp import QmpClient
 
 TIMEOUT = 30.0
@@ -28,17 +29,22 @@ def save(qmp: QmpClient, state_fd: int) -> None:
     _await_end(qmp, "saved")
 
 
-def restore(qmp: QmpClient, state_fd: int) -> None:
-    """Load from `state_fd`, which QEMU has inherited; the guest does not run yet. Raises QmpError.
+def restore(qmp: QmpClient, saved: Saved) -> None:
+    """Load from the files, which QEMU has inherited; the guest does not run yet. Raises QmpError, StartError.
 
     QEMU ends by itself when the state is of another machine.
     """
+    try:
+        if saved.complete is not None:
+            saved.complete()  # devices look into the guest's memory as soon as they are there
+    except OSError as error:
+        raise StartError(f"the memory of the template cannot be copied: {error}", layer="host") from error
     _prepare(qmp)
     # QEMU would announce the guest's addresses, which are its template's yet. And a guest that is asked to announce
     # them itself may hang for good while its agent sets them: Linux 6.12's virtio_net waits for that work when an
     # interface is closed (virtnet_close), with the lock held that the work waits for.
     qmp.execute("migrate-set-parameters", {"announce-rounds": 0}, timeout=TIMEOUT)
-    qmp.execute("migrate-incoming", {"uri": f"fd:{state_fd}"}, timeout=TIMEOUT)
+    qmp.execute("migrate-incoming", {"uri": f"fd:{saved.state_fd}"}, timeout=TIMEOUT)
     _await_end(qmp, "restored")
 
 

@@ -1,0 +1,67 @@
+"""What a making of a template leaves when its process is killed: the machine's folder and user id, and half a template.
+
+The folder's name says which process it belongs to, by its number and its start, so nobody takes another's away. Called
+by `make`, and by those who clear up after sandboxes; loads nothing that they would not have.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import shutil
+from pathlib import Path
+
+from kata import paths
+from kata.hypervisor.identity import release_identities
+from kata.hypervisor.processref import ProcessRef, process_ref
+
+PREFIX = "template-"
+ROOT = "root"
+"""A link in the folder, to the templates among which the new one was to be."""
+
+
+def make_directory(name: str, root: Path) -> Path:
+    """The folder of the machine that becomes the template `name` of `root`, as this process's."""
+    me = process_ref(os.getpid())
+    assert me is not None
+    directory = paths.vm_dir() / f"{PREFIX}{name}-{me.pid}-{me.start}"
+    remove_directory(directory)
+    directory.mkdir(mode=0o700, parents=True)
+    (directory / ROOT).symlink_to(root.absolute())
+    return directory
+
+
+def remove_directory(directory: Path) -> None:
+    """Remove it, then give back the user id that was taken for it. Idempotent."""
+    shutil.rmtree(directory, ignore_errors=True)
+    release_identities(os.fspath(directory))
+
+
+def sweep() -> None:
+    """Remove what killed makings have left. Raises OSError."""
+    for directory in paths.vm_dir().glob(f"{PREFIX}*"):
+        if not _is_being_made(directory):
+            _remove_half(directory)
+            remove_directory(directory)
+
+
+def _remove_half(directory: Path) -> None:
+    from kata.factory.store import TemplateStore  # hardly ever
+
+    with contextlib.suppress(OSError):
+        TemplateStore(Path(os.readlink(directory / ROOT))).sweep()
+
+
+def _is_being_made(directory: Path) -> bool:
+    """Whether its process lives. One that is a zombie, or about to be, still has its number, but does nothing."""
+    try:
+        pid, start = (int(word) for word in directory.name.split("-")[-2:])
+        pidfd = os.pidfd_open(pid)
+    except (ValueError, ProcessLookupError):
+        return False
+    try:
+        ended = select.select([pidfd], [], [], 0)[0]
+        return not ended and process_ref(pid) == ProcessRef(pid, start)
+    finally:
+        os.close(pidfd)
