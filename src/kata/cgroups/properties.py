@@ -54,9 +54,13 @@ def limit_properties(limits: Limits, versions: Mapping[str, int]) -> list[list[P
 
 
 def rule_properties(rules: Iterable[Rule], proc_devices: str) -> list[Property]:
-    """The devices that may be used, and no others. `proc_devices` is /proc/devices, which has the drivers' names."""
+    """Devices that may be used, beside those that were told before; everything else is forbidden.
+
+    `proc_devices` is /proc/devices, which has the drivers' names. An empty list would take back all that was told.
+    """
     found = [entry for rule in rules for entry in _entries(rule, proc_devices)]
-    return [("DevicePolicy", ("s", "strict")), ("DeviceAllow", ("a(ss)", list(dict.fromkeys(found))))]
+    allowed: list[Property] = [("DeviceAllow", ("a(ss)", list(dict.fromkeys(found))))] if found else []
+    return [("DevicePolicy", ("s", "strict")), *allowed]
 
 
 def bitmap(cpus: str) -> bytes:

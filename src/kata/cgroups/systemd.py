@@ -1,4 +1,4 @@
-"""systemd's manager of units, over D-Bus. Called by `scope` of this room; `runs` by who decides on paths.
+"""systemd's manager of units, over D-Bus. Called by `scope` of this room.
 
 jeepney speaks the protocol. It is imported when there is something to say, so that hosts whose engines name paths of
 cgroupfs never pay for it. A connection is made for each change and closed after it: a shim lives for weeks, changes
@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 import time
 from collections.abc import Sequence
+from typing import NamedTuple, cast
 
 from kata.errors import KataError
 
@@ -20,19 +22,37 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Self
 
+    from jeepney import Message
+
     Value = tuple[str, object]
     """A variant: its signature and what it holds."""
 
-BOOTED = "/run/systemd/system"
-"""There is such a folder exactly while systemd is the host's manager (sd_booted(3))."""
-BUS, PRIVATE = "/run/dbus/system_bus_socket", "/run/systemd/private"
-"""The system's bus, and systemd's own socket for root, which is there before and without a bus."""
+
+class Host(NamedTuple):
+    """Where systemd is found: `booted` is a folder that is there exactly while it is the manager (sd_booted(3))."""
+
+    booted: str = "/run/systemd/system"
+    bus: str = "/run/dbus/system_bus_socket"
+    private: str = "/run/systemd/private"
+    """systemd's own socket for root, which is there before and without a bus."""
+
+    def runs(self) -> bool:
+        """Whether systemd manages this host."""
+        return os.path.isdir(self.booted)
+
+
 CONNECT_TIMEOUT = 2.0
 CALL_TIMEOUT = 15.0
-"""Seconds for a call and for the job that it starts. systemd does one thing after another, and hosts may be busy."""
+"""Seconds for all calls of a connection, and for the jobs that they start. systemd does one thing after another, and
+hosts may be busy."""
 PIECE = 4096
 
-MANAGER_PATH, MANAGER, NAME = "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager", "org.freedesktop.systemd1"
+MANAGER_PATH, MANAGER, NAME = (
+    "/org/freedesktop/systemd1",
+    "org.freedesktop.systemd1.Manager",
+    "org.freedesktop.systemd1",
+)
+ENDED = "JobRemoved"
 UNIT_EXISTS, NO_SUCH_UNIT = f"{NAME}.UnitExists", f"{NAME}.NoSuchUnit"
 
 
@@ -44,32 +64,20 @@ class SystemdError(KataError):
         self.name = name
 
 
-def runs() -> bool:
-    """Whether systemd manages this host and can be reached."""
-    if not os.path.isdir(BOOTED):
-        return False
-    for path in (BUS, PRIVATE):
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as probe:
-            probe.settimeout(CONNECT_TIMEOUT)
-            try:
-                probe.connect(path)
-            except OSError:
-                continue
-            return True
-    return False
-
-
 class Manager:
     """A connection to systemd, as a context manager. Everything raises SystemdError, at the latest when time is up."""
 
-    def __init__(self, timeout: float = CALL_TIMEOUT) -> None:
+    def __init__(self, host: Host, timeout: float = CALL_TIMEOUT) -> None:
         from jeepney import Parser
 
         self._deadline = time.monotonic() + timeout
+        self._host = host
         self._parser = Parser()
         self._serial = 0
         self._ended: dict[str, str] = {}
         """Results of jobs that have ended, by path: a job may be over before the call that began it has returned."""
+        self._peer: object = None
+        """systemd's name on the bus: others may send signals that look like its own. A private socket has no names."""
         self._socket = self._connect()
 
     def __enter__(self) -> Self:
@@ -83,7 +91,7 @@ class Manager:
         self._job("StartTransientUnit", "ssa(sv)a(sa(sv))", (unit, "fail", list(properties), []))
 
     def set_properties(self, unit: str, properties: Sequence[tuple[str, Value]]) -> None:
-        """Change a unit for as long as it lives."""
+        """Change a unit for as long as it lives. Lists are added to, but for an empty one, which clears."""
         self._call("SetUnitProperties", "sba(sv)", (unit, True, list(properties)))
 
     def stop_unit(self, unit: str) -> None:
@@ -105,12 +113,15 @@ class Manager:
     # Section: the protocol
 
     def _connect(self) -> socket.socket:
+        from jeepney import Parser
+
         findings = []
-        for path in (BUS, PRIVATE):
+        for path in (self._host.bus, self._host.private):
             try:
                 return self._open(path)
             except (OSError, SystemdError) as error:
                 findings.append(f"{path}: {error}")
+                self._parser, self._peer = Parser(), None
         raise SystemdError(f"systemd cannot be reached: {'; '.join(findings)}")
 
     def _open(self, path: str) -> socket.socket:
@@ -118,16 +129,15 @@ class Manager:
         from jeepney.io.blocking import prep_socket
 
         try:
-            made: socket.socket = prep_socket(path, timeout=CONNECT_TIMEOUT)
+            made: socket.socket = prep_socket(path, timeout=min(CONNECT_TIMEOUT, self._left()))
         except AuthenticationError as error:
             raise SystemdError(f"it does not let this process in: {error}") from None
-        os.set_inheritable(made.fileno(), False)
-        if path == BUS:
+        if path == self._host.bus:
             bus = DBusAddress("/org/freedesktop/DBus", "org.freedesktop.DBus", "org.freedesktop.DBus")
             self._socket = made
             try:
                 self._request(bus, "Hello", "", ())
-                rule = f"type='signal',sender='{NAME}',path='{MANAGER_PATH}',interface='{MANAGER}',member='JobRemoved'"
+                rule = f"type='signal',sender='{NAME}',path='{MANAGER_PATH}',interface='{MANAGER}',member='{ENDED}'"
                 self._request(bus, "AddMatch", "s", (rule,))
                 # systemd tells of jobs on the bus only while somebody has asked it to; it forgets with the connection.
                 self._call("Subscribe", "", ())
@@ -150,7 +160,7 @@ class Manager:
         return self._request(DBusAddress(MANAGER_PATH, NAME, MANAGER), method, signature, values)
 
     def _request(self, address: object, method: str, signature: str, values: tuple[object, ...]) -> tuple[object, ...]:
-        from jeepney import new_method_call
+        from jeepney import HeaderFields, MessageType, new_method_call
 
         self._serial += 1
         asked = new_method_call(address, method, signature or None, values)
@@ -161,16 +171,19 @@ class Manager:
             raise SystemdError(f"systemd cannot be asked for {method}: {error}") from None
         while True:
             found = self._receive()
-            if found is not None and found[0] == self._serial:
-                if found[1]:
-                    raise SystemdError(f"systemd refuses {method}: {found[1]}: {' '.join(map(str, found[2]))}", found[1])
-                return found[2]
+            if found.header.fields.get(HeaderFields.reply_serial) != self._serial:
+                continue
+            if found.header.message_type is MessageType.error:
+                name = found.header.fields.get(HeaderFields.error_name, "")
+                raise SystemdError(f"systemd refuses {method}: {name}: {' '.join(map(str, found.body))}", name)
+            self._peer = found.header.fields.get(HeaderFields.sender)
+            return tuple(found.body)
 
-    def _receive(self) -> tuple[int, str, tuple[object, ...]] | None:
-        """The next message, when it is an answer: to which call, the error's name, its values. Signals are noted."""
+    def _receive(self) -> Message:
+        """The next message. What it tells of the end of a job is noted."""
         from jeepney import HeaderFields, MessageType
 
-        while (message := self._parser.get_next_message()) is None:
+        while (message := self._next()) is None:
             try:
                 self._socket.settimeout(self._left())
                 data = self._socket.recv(PIECE)
@@ -179,13 +192,17 @@ class Manager:
             if not data:
                 raise SystemdError("systemd has closed the connection")
             self._parser.add_data(data)
-        fields, kind = message.header.fields, message.header.message_type
-        if kind is MessageType.signal and fields.get(HeaderFields.member) == "JobRemoved":
-            _, job, _, result = message.body
-            self._ended[job] = result
-        if kind not in (MessageType.method_return, MessageType.error):
-            return None
-        return fields[HeaderFields.reply_serial], fields.get(HeaderFields.error_name, ""), tuple(message.body)
+        fields = message.header.fields
+        told = (message.header.message_type, fields.get(HeaderFields.member), fields.get(HeaderFields.sender))
+        if told == (MessageType.signal, ENDED, self._peer) and len(message.body) == 4:
+            self._ended[message.body[1]] = message.body[3]
+        return message
+
+    def _next(self) -> Message | None:
+        try:
+            return cast("Message | None", self._parser.get_next_message())
+        except (ValueError, KeyError, struct.error) as error:
+            raise SystemdError(f"systemd's answer cannot be read: {error}") from None
 
     def _left(self) -> float:
         left = self._deadline - time.monotonic()
