@@ -7,7 +7,7 @@ import subprocess
 import sys
 import textwrap
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,20 @@ def host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.fixture
+def run(host: Systemd, name: str) -> Iterator[Callable[..., Running]]:
+    """Start one for that name."""
+    made: list[Running] = []
+
+    def start(*words: str) -> Running:
+        made.append(Running(host, name, *words))
+        return made[-1]
+
+    yield start
+    for one in made:
+        one.end()
+
+
+@pytest.fixture
 def name() -> str:
     """A sandbox's id."""
     return f"kt{uuid.uuid4().hex[:8]}"
@@ -99,6 +113,11 @@ class Running:
         self.process.communicate(timeout=60)
         assert self.process.returncode == 0
         return said
+
+    def end(self) -> None:
+        """Whatever has happened."""
+        self.process.kill()
+        self.process.communicate()
 
     def _read(self) -> dict[str, Any]:
         assert self.process.stdout is not None
@@ -143,8 +162,8 @@ def slices(host: Systemd, name: str) -> set[str]:
 
 
 @pytest.mark.parametrize("bus", ["/run/dbus/system_bus_socket", "/nowhere"], ids=["bus", "private"])
-def test_apart_and_away_again(host: Systemd, name: str, bus: str) -> None:
-    running = Running(host, name, "apart", bus)
+def test_apart_and_away_again(host: Systemd, name: str, run: Callable[..., Running], bus: str) -> None:
+    running = run("apart", bus)
     unit, apart = f"cri-{name}.scope", f"kata_overhead-{name}.scope"
     sandbox, overhead = f"/kpods.slice/kpods-{name}.slice/{unit}", f"/kata_overhead.slice/{apart}"
     for _ in range(2):
@@ -161,8 +180,8 @@ def test_apart_and_away_again(host: Systemd, name: str, bus: str) -> None:
     assert host.property(unit, "LoadState") == host.property(apart, "LoadState") == "not-found"
 
 
-def test_together(host: Systemd, name: str) -> None:
-    running = Running(host, name, "together")
+def test_together(host: Systemd, name: str, run: Callable[..., Running]) -> None:
+    running = run("together")
     sandbox = f"/kpods.slice/kpods-{name}.slice/cri-{name}.scope"
     naming = "name=systemd" if host.layout == "legacy" else ""
     for process in ("me", "vmm", "other"):
@@ -176,35 +195,35 @@ def test_together(host: Systemd, name: str) -> None:
 
 
 @pytest.mark.parametrize("place", ["apart", "together"])
-def test_killed_and_cleared(host: Systemd, name: str, place: str) -> None:
+def test_killed_and_cleared(host: Systemd, name: str, run: Callable[..., Running], place: str) -> None:
     """The shim is gone with its VMM, a process has strayed into the scope: that is moved out, never killed."""
-    running = Running(host, name, place)
+    running = run(place)
     host.run("kill", "-9", str(running.ids["me"]), str(running.ids["vmm"]))
     running.process.communicate()
     host.run(*python_words(CLEAR, name, place))
     host.run("kill", "-0", str(running.ids["other"]))
     assert slices(host, name) <= {f"kpods-{name}.slice"}
     assert host.property(f"cri-{name}.scope", "LoadState") == "not-found"
-    again = Running(host, name, place)
+    again = run(place)
     assert host.property(f"cri-{name}.scope", "ActiveState") == "active", "the name is free again"
     host.run("kill", "-9", str(running.ids["other"]))
     assert again.finish()["warnings"] == []
 
 
-def test_all_killed_and_swept(host: Systemd, name: str) -> None:
+def test_all_killed_and_swept(host: Systemd, name: str, run: Callable[..., Running]) -> None:
     """Nobody is left: systemd ends what it has made, the rest has marks. Where it does not notice, the name is free."""
-    running = Running(host, name, "apart")
+    running = run("apart")
     ids = [str(running.ids[process]) for process in ("me", "vmm", "other")]
     host.run("kill", "-9", *ids)
     running.process.communicate()
     host.run(*python_words(SWEEP))
     assert slices(host, name) <= {f"kpods-{name}.slice"}
-    again = Running(host, name, "apart")
+    again = run("apart")
     assert host.property(f"cri-{name}.scope", "ActiveState") == "active"
     assert again.finish()["warnings"] == []
 
 
-def test_a_name_of_anothers(host: Systemd, name: str) -> None:
+def test_a_name_of_anothers(host: Systemd, name: str, run: Callable[..., Running]) -> None:
     """It is left alone, with those who are in it; the sandbox has folders."""
     unit = f"cri-{name}.scope"
     words = host.words("systemd-run", "--quiet", "--scope", f"--unit={unit}", f"--slice=kpods-{name}.slice", "cat")
@@ -213,7 +232,7 @@ def test_a_name_of_anothers(host: Systemd, name: str) -> None:
         theirs.stdin.write("in\n")
         theirs.stdin.flush()
         assert theirs.stdout.readline() == "in\n"
-        running = Running(host, name, "apart")
+        running = run("apart")
         if host.layout != "unified":
             folder = f"/kpods.slice/kpods-{name}.slice/kata_{unit}"
             assert read(host, f"cpu{folder}/tasks") == [str(running.ids["thread"])]

@@ -77,15 +77,14 @@ class SandboxGroups:
         """
         if self._overhead is None:
             return
-        for thread in vcpus:
-            self._sandbox.add_thread(thread)
         processes = [os.getpid(), *others]
-        if self._apart is not None and not self._apart.started:
-            self._start_apart(self._apart, processes)
+        fresh = self._apart is not None and not self._apart.started and self._start_apart(self._apart, processes)
         for tree in self._trees:
-            if tree.whole:
+            if tree.whole or fresh:  # in v1 systemd moves them to the slice where it has no use for the controller
                 for pid in processes:
                     self._overhead.within(tree).add(pid)
+        for thread in vcpus:
+            self._sandbox.add_thread(thread)
 
     def allow(self, rules: Iterable[Rule]) -> None:
         """More devices that containers may use."""
@@ -146,17 +145,18 @@ class SandboxGroups:
                 if not tree.whole:
                     self._overhead.within(tree).create()
 
-    def _start_apart(self, scope: Scope, processes: Sequence[int]) -> None:
+    def _start_apart(self, scope: Scope, processes: Sequence[int]) -> bool:
         """A scope needs processes, and systemd ends one that has none: so it is made as late as they come."""
         assert self._overhead is not None
         about = f"Kata Containers overhead of {posixpath.basename(self._owner)}"
         if scope.start(processes, about):
             self._overhead.create(adopt=True)
-            return
+            return True
         self._apart = None  # and systemd is not asked again
         for tree in self._trees:
             if tree.bounds:
                 self._overhead.within(tree).create()
+        return False
 
     def _first(self, tree: Hierarchy) -> Group:
         """Where everything starts. Memory stays where it was first touched, so in v2 the VMM starts in its place."""

@@ -77,7 +77,7 @@ class Manager:
         self._ended: dict[str, str] = {}
         """Results of jobs that have ended, by path: a job may be over before the call that began it has returned."""
         self._peer: object = None
-        """systemd's name on the bus: others may send signals that look like its own. A private socket has no names."""
+        """The sender of the last answer: on a bus, others may send signals that look like systemd's."""
         self._socket = self._connect()
 
     def __enter__(self) -> Self:
@@ -132,25 +132,27 @@ class Manager:
             made: socket.socket = prep_socket(path, timeout=min(CONNECT_TIMEOUT, self._left()))
         except AuthenticationError as error:
             raise SystemdError(f"it does not let this process in: {error}") from None
-        if path == self._host.bus:
-            bus = DBusAddress("/org/freedesktop/DBus", "org.freedesktop.DBus", "org.freedesktop.DBus")
-            self._socket = made
-            try:
+        self._socket = made
+        try:
+            if path == self._host.bus:
+                bus = DBusAddress("/org/freedesktop/DBus", "org.freedesktop.DBus", "org.freedesktop.DBus")
                 self._request(bus, "Hello", "", ())
                 rule = f"type='signal',sender='{NAME}',path='{MANAGER_PATH}',interface='{MANAGER}',member='{ENDED}'"
                 self._request(bus, "AddMatch", "s", (rule,))
-                # systemd tells of jobs on the bus only while somebody has asked it to; it forgets with the connection.
-                self._call("Subscribe", "", ())
-            except BaseException:
-                made.close()
-                raise
+            # On the bus systemd tells of jobs only while somebody wants it to; it forgets with the connection. On its
+            # own socket it always does. The answer has the name under which it will speak.
+            self._call("Subscribe", "", ())
+        except BaseException:
+            made.close()
+            raise
         return made
 
     def _job(self, method: str, signature: str, values: tuple[object, ...]) -> None:
-        (job,) = self._call(method, signature, values)
+        answer = self._call(method, signature, values)
+        job = str(answer[0]) if answer else ""
         while job not in self._ended:
             self._receive()
-        result = self._ended.pop(str(job))
+        result = self._ended.pop(job)
         if result != "done":
             raise SystemdError(f"systemd's {method} of {values[0]} ended as {result!r}", result)
 
