@@ -125,20 +125,13 @@ class Manager:
         raise SystemdError(f"systemd cannot be reached: {'; '.join(findings)}")
 
     def _open(self, path: str) -> socket.socket:
-        from jeepney import AuthenticationError, DBusAddress
-        from jeepney.io.blocking import prep_socket
-
+        made = self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         try:
-            made: socket.socket = prep_socket(path, timeout=min(CONNECT_TIMEOUT, self._left()))
-        except AuthenticationError as error:
-            raise SystemdError(f"it does not let this process in: {error}") from None
-        self._socket = made
-        try:
+            made.settimeout(min(CONNECT_TIMEOUT, self._left()))
+            made.connect(path)
+            self._log_in()
             if path == self._host.bus:
-                bus = DBusAddress("/org/freedesktop/DBus", "org.freedesktop.DBus", "org.freedesktop.DBus")
-                self._request(bus, "Hello", "", ())
-                rule = f"type='signal',sender='{NAME}',path='{MANAGER_PATH}',interface='{MANAGER}',member='{ENDED}'"
-                self._request(bus, "AddMatch", "s", (rule,))
+                self._greet_bus()
             # On the bus systemd tells of jobs only while somebody wants it to; it forgets with the connection. On its
             # own socket it always does. The answer has the name under which it will speak.
             self._call("Subscribe", "", ())
@@ -146,6 +139,35 @@ class Manager:
             made.close()
             raise
         return made
+
+    def _log_in(self) -> None:
+        """As the user that the kernel says.
+
+        BEGIN does not wait for the answer: systemd (252 at least) overlooks a call that comes along with BEGIN, until
+        there is another one. Signals may follow the answer at once.
+        """
+        from jeepney.auth import BEGIN, make_auth_external
+
+        self._socket.sendall(b"\0" + make_auth_external() + BEGIN)
+        heard = b""
+        while b"\r\n" not in heard and len(heard) < PIECE:
+            self._socket.settimeout(min(CONNECT_TIMEOUT, self._left()))
+            data = self._socket.recv(PIECE)
+            if not data:
+                raise SystemdError("it has closed the connection")
+            heard += data
+        answer, _, rest = heard.partition(b"\r\n")
+        if not answer.startswith(b"OK "):
+            raise SystemdError(f"it does not let this process in: {answer[:80]!r}")
+        self._parser.add_data(rest)
+
+    def _greet_bus(self) -> None:
+        from jeepney import DBusAddress
+
+        bus = DBusAddress("/org/freedesktop/DBus", "org.freedesktop.DBus", "org.freedesktop.DBus")
+        self._request(bus, "Hello", "", ())
+        rule = f"type='signal',sender='{NAME}',path='{MANAGER_PATH}',interface='{MANAGER}',member='{ENDED}'"
+        self._request(bus, "AddMatch", "s", (rule,))
 
     def _job(self, method: str, signature: str, values: tuple[object, ...]) -> None:
         answer = self._call(method, signature, values)
