@@ -65,7 +65,8 @@ else
     cd /
 fi
 mkdir /run/none /run/units
-exec env -i container=kata-tests PATH=/usr/sbin:/usr/bin SYSTEMD_UNIT_PATH=$UNITS:/run/systemd/transient SYSTEMD_GENERATOR_PATH=/run/none \\
+exec env -i container=kata-tests PATH=/usr/sbin:/usr/bin \\
+    SYSTEMD_UNIT_PATH=$UNITS:/run/systemd/transient SYSTEMD_GENERATOR_PATH=/run/none \\
     SYSTEMD_ENVIRONMENT_GENERATOR_PATH=/run/none \\
     /lib/systemd/systemd --system --unit=tests.target --show-status=no --log-target=null
 """

@@ -136,12 +136,24 @@ def read(host: Systemd, path: str) -> list[str]:
     return host.run("cat", f"/sys/fs/cgroup/{path}").split()
 
 
+NO = "Operation not permitted"
+
+
+def opened(host: Systemd, path: str, numbers: str) -> str:
+    """What a process in a cgroup finds when it opens a character device."""
+    tree = "" if host.layout == "unified" else "devices"
+    join = f"echo 0 > /sys/fs/cgroup/{tree}{path}/cgroup.procs"
+    return host.run("sh", "-c", f"{join} && mknod /run/n c {numbers} && (: < /run/n && echo yes) 2>&1; rm -f /run/n")
+
+
 def assert_apart(host: Systemd, running: Running, sandbox: str, overhead: str) -> None:
     """Everybody is where he belongs, and bounded there."""
     own = "name=systemd" if host.layout == "legacy" else ""
     ids, vmm = running.ids, paths(host, running.ids["vmm"])
     assert vmm[own] == sandbox
     assert paths(host, ids["me"])[own] == paths(host, ids["other"])[own] == overhead
+    assert NO not in opened(host, "", "10 183") and "yes" in opened(host, sandbox, "1 3")
+    assert NO in opened(host, sandbox, "10 183")
     if host.layout == "unified":
         return
     controllers = {"cpu", "cpuacct", "cpuset", "memory", "devices", "pids", "blkio", "freezer"}

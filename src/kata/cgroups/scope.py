@@ -50,10 +50,8 @@ class Scope:
                 try:
                     manager.start_scope(self._unit, properties)
                 except SystemdError as error:
-                    if error.name != UNIT_EXISTS or self._occupied():
+                    if error.name != UNIT_EXISTS or not self._end(manager):
                         raise
-                    manager.stop_unit(self._unit)
-                    manager.forget_failure(self._unit)
                     manager.start_scope(self._unit, properties)
         except SystemdError as error:
             self._warn(f"{self._unit} is a folder, and no scope of systemd's: {error.what}")
@@ -75,15 +73,20 @@ class Scope:
     def stop(self) -> None:
         """End it, and free its name. Idempotent. Nobody is ever killed: with a process in it, it stays."""
         self.started = False
-        if self._occupied():
-            self._warn(f"{self._unit} is left: there are processes in it")
-            return
         try:
             with Manager(self._host, min(STOP_TIMEOUT, self._timeout)) as manager:
-                manager.stop_unit(self._unit)
-                manager.forget_failure(self._unit)
+                if not self._end(manager):
+                    self._warn(f"{self._unit} is left: there may be processes in it")
         except SystemdError as error:
             self._warn(f"{self._unit} may be left: {error.what}")
+
+    def _end(self, manager: Manager) -> bool:
+        """Stop the unit if it is here and empty, or has ended; whether it was."""
+        if manager.cgroup_of(self._unit) not in ("", self._path) or self._occupied():
+            return False
+        manager.stop_unit(self._unit)
+        manager.forget_failure(self._unit)
+        return True
 
     def _set(self, properties: Sequence[Property]) -> None:
         if not (self.started and properties):
@@ -106,7 +109,9 @@ class Scope:
         return any(tree.whole and os.path.isdir(folder) for tree, folder in self._folders())
 
     def _occupied(self) -> bool:
-        """Whether anybody is in the cgroup or below it: then it is no leftover, and nobody may be harmed."""
+        """Whether anybody may be in the cgroup or below it: then it is no leftover, and nobody may be harmed."""
+        if not any(tree.whole for tree in self._trees):
+            return True  # systemd's own tree cannot be seen
         below = (folder for _, top in self._folders() for folder, _, _ in os.walk(top))
         return any(_processes(folder) for folder in below)
 

@@ -20,7 +20,7 @@ from kata.errors import KataError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Self
+    from typing import Any, Self  # what a message holds, nobody knows before it has been looked at
 
     from jeepney import Message
 
@@ -53,6 +53,7 @@ MANAGER_PATH, MANAGER, NAME = (
     "org.freedesktop.systemd1",
 )
 ENDED = "JobRemoved"
+UNKNOWN_OBJECT = "org.freedesktop.DBus.Error.UnknownObject"
 UNIT_EXISTS, NO_SUCH_UNIT = f"{NAME}.UnitExists", f"{NAME}.NoSuchUnit"
 
 
@@ -93,6 +94,22 @@ class Manager:
     def set_properties(self, unit: str, properties: Sequence[tuple[str, Value]]) -> None:
         """Change a unit for as long as it lives. Lists are added to, but for an empty one, which clears."""
         self._call("SetUnitProperties", "sba(sv)", (unit, True, list(properties)))
+
+    def cgroup_of(self, unit: str) -> str:
+        """Where a scope is; empty when it has ended, or is not there."""
+        from jeepney import DBusAddress
+
+        try:
+            path = str(*self._call("GetUnit", "s", (unit,)))
+            address = DBusAddress(path, NAME, "org.freedesktop.DBus.Properties")
+            ((_, found),) = self._request(address, "Get", "ss", (f"{NAME}.Scope", "ControlGroup"))
+        except (TypeError, ValueError) as error:
+            raise SystemdError(f"systemd does not say where {unit} is: {error}") from None
+        except SystemdError as error:
+            if error.name in (NO_SUCH_UNIT, UNKNOWN_OBJECT):
+                return ""
+            raise
+        return str(found)
 
     def stop_unit(self, unit: str) -> None:
         """End it with all that is in it; one that is not there is fine."""
@@ -183,7 +200,7 @@ class Manager:
 
         return self._request(DBusAddress(MANAGER_PATH, NAME, MANAGER), method, signature, values)
 
-    def _request(self, address: object, method: str, signature: str, values: tuple[object, ...]) -> tuple[object, ...]:
+    def _request(self, address: object, method: str, signature: str, values: tuple[object, ...]) -> tuple[Any, ...]:
         from jeepney import HeaderFields, MessageType, new_method_call
 
         self._serial += 1
