@@ -7,7 +7,6 @@ started, and nothing that it does can be seen from outside.
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import time
@@ -127,12 +126,6 @@ def running(layout: str, folder: Path) -> Iterator[Systemd]:
     finally:
         _end(process)
         _remove(name, trees)
-
-
-def available() -> str:
-    """Why there can be none here; empty when there can."""
-    missing = [name for name in ("/lib/systemd/systemd", "dbus-daemon", "nsenter") if shutil.which(name) is None]
-    return f"{' and '.join(missing)} missing" if missing else ""
 
 
 def _make(name: str, trees: Sequence[Hierarchy]) -> None:
