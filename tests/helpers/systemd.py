@@ -44,12 +44,18 @@ UNITS = {
 OUTSIDE = """
 set -e
 for root in $2; do echo 0 > $root/$1/cgroup.procs; done
-exec unshare --cgroup --mount --pid --net --ipc --uts --fork --kill-child -- sh -c "$3" sh $4 "$5"
+exec unshare --cgroup --mount --pid --net --ipc --uts --fork --kill-child -- sh -c "$3" sh $4 "$5" "$6"
 """
 INSIDE = """
 set -e
 mount --make-rprivate /
+mount --bind /etc /etc
+mount -o remount,bind,ro /etc
+mkdir $UNITS/run
+mount --rbind /run $UNITS/run
 mount -t tmpfs tmpfs /run
+for path in $3; do mkdir -p $path; mount --bind $UNITS$path $path; done
+umount -l $UNITS/run
 mount -t proc proc /proc
 umount -R /sys/fs/cgroup
 if [ $1 = unified ]; then
@@ -63,7 +69,7 @@ else
     [ $1 = legacy ] || { mkdir unified; mount -t cgroup2 cgroup2 unified; }
     cd /
 fi
-mkdir /run/none /run/units
+mkdir /run/none
 exec env -i container=kata-tests PATH=/usr/sbin:/usr/bin \\
     SYSTEMD_UNIT_PATH=$UNITS:/run/systemd/transient SYSTEMD_GENERATOR_PATH=/run/none \\
     SYSTEMD_ENVIRONMENT_GENERATOR_PATH=/run/none \\
@@ -106,8 +112,11 @@ class Systemd:
 
 
 @contextmanager
-def running(layout: str, folder: Path) -> Iterator[Systemd]:
-    """Start it and end it with all that it has; `folder` is for its units. Leaves nothing."""
+def running(layout: str, folder: Path, shared: Sequence[str] = ()) -> Iterator[Systemd]:
+    """Start it and end it with all that it has; `folder` is for its units. Leaves nothing.
+
+    Its /run is its own, but for the folders `shared`; its /etc is the host's, read-only: no identity is written there.
+    """
     for name, text in UNITS.items():
         (folder / name).write_text("\n".join(line.strip() for line in text.splitlines()))
     trees = hierarchies(naming=True)
@@ -116,7 +125,7 @@ def running(layout: str, folder: Path) -> Iterator[Systemd]:
     roots = " ".join(tree.root for tree in trees)
     controllers = " ".join(",".join(sorted(tree.controllers)) for tree in trees if tree.version == 1 and tree.bounds)
     inside = INSIDE.replace("$UNITS", os.fspath(folder))
-    words = ["sh", "-c", OUTSIDE, "sh", name, roots, inside, layout, controllers]
+    words = ["sh", "-c", OUTSIDE, "sh", name, roots, inside, layout, controllers, " ".join(shared)]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
     try:
