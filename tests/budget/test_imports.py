@@ -22,7 +22,7 @@ HEAVY = {"asyncio", "concurrent", "dataclasses", "email", "http", "logging", "mu
 GUEST = HEAVY | {"argparse", "inspect", "msgspec", "pathlib", "rich", "subprocess", "tempfile", "tomllib", "urllib"}
 """The agent's userland holds a choice of files, and the guest's memory is the user's."""
 
-HOST = HEAVY | {"rich", "tomllib"}
+HOST = HEAVY | {"jeepney", "rich", "tomllib"}
 """One process for each sandbox. pathlib (with urllib.parse) and msgspec are what host rooms are made with."""
 
 FIRST_ANSWER = {"datetime", "decimal", "hypothesis", "inspect", "msgspec", "pathlib", "random", "shutil", "subprocess"}
@@ -39,6 +39,8 @@ CASES = [
     ("kata.supervisor.supervise", HOST),
     ("kata.hypervisor.qemu.machine", HOST),
     ("kata.storage.virtiofs", HOST),
+    ("kata.cgroups.sandbox", HOST),
+    ("kata.cgroups.scope", HOST),
     ("kata.config", HOST | {"argparse", "difflib", "hashlib", "msgspec", "subprocess", "tempfile"}),
     ("kata.shim.start", HOST | FIRST_ANSWER | {"google", "threading"}),
     ("kata.shim.serve", HOST | FIRST_ANSWER),
