@@ -9,6 +9,7 @@ import socket
 import sys
 from typing import NoReturn
 
+from kata.errors import unexpected
 from kata.zygote.message import DESCRIPTORS, GO, READY, Request
 
 TYPE_CHECKING = False
@@ -35,13 +36,14 @@ def become(asker: socket.socket, request: Request, run: Callable[[list[str]], in
             _take_over(fds)
             _settle(request)
             status = run(list(request.argv))
-            _flush()
-            asker.send(b"%d" % status)
+            _end(asker, status)
     except SystemExit as error:
         status = error.code if isinstance(error.code, int) else 1
-        _flush()
-        with contextlib.suppress(OSError):
-            asker.send(b"%d" % status)
+        _end(asker, status)
+    except Exception as error:  # noqa: BLE001 - nobody else is there to say it
+        fault = unexpected(error)
+        os.write(2, f"kata: {fault.layer}: {fault.what} ({fault.hint})\n".encode(errors="replace"))
+        _end(asker, status)
     finally:
         os._exit(status)
 
@@ -95,7 +97,10 @@ def set_title(argv: list[str]) -> None:
             file.write(os.path.basename(argv[0]).encode(errors="surrogateescape")[:15])
 
 
-def _flush() -> None:
+def _end(asker: socket.socket, status: int) -> None:
+    """The last word; an asker that is gone does not want it."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
+    with contextlib.suppress(OSError):
+        asker.send(b"%d" % status)

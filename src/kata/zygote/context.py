@@ -34,7 +34,7 @@ def socket_path() -> str:
 
 
 def describe() -> bytes:
-    """Whose this process is, its namespaces, root, limits, priority and labels, and which code it runs. Raises OSError."""
+    """Whose this process is, its namespaces, root, limits, priority, labels, and which code it runs. Raises OSError."""
     spaces = [os.readlink(f"/proc/self/ns/{name}") for name in sorted(os.listdir("/proc/self/ns"))]
     root = os.stat("/")
     lines = [line for line in _read("/proc/self/status").splitlines() if line.startswith(STATUS)]

@@ -128,7 +128,10 @@ def _answer(
         except OSError:
             continue  # it was the folder, or an asker that has gone again
         with asker:
+            asker.settimeout(READ_TIMEOUT)
             if not fresh():
+                with contextlib.suppress(OSError):
+                    asker.recv(LIMIT)  # or the kernel would tell it of a broken connection, and not what we say
                 os.close(LOCK_FD)  # the asker may start the next one
                 _say(asker, b"the zygote had loaded files that have changed")
                 return
@@ -136,7 +139,6 @@ def _answer(
 
 
 def _fork(asker: socket.socket, run: Run) -> None:
-    asker.settimeout(READ_TIMEOUT)
     try:
         request = _receive(asker)
     except (OSError, ValueError) as error:
