@@ -29,6 +29,9 @@ FIRST_ANSWER = {"datetime", "decimal", "hypothesis", "inspect", "msgspec", "path
 FIRST_ANSWER |= {"tempfile", "urllib"}
 """What a shim does without until it has answered for the first time; the sandbox's rooms come after."""
 
+BEFORE_ASKING = {"google", "threading", "typing", "socket", "json", "hashlib", "enum", "ctypes", "re"}
+"""What a shim does without that a zygote may fork: its own start is all that is left of the time."""
+
 CASES = [
     ("kata.agent.__main__", GUEST),
     ("kata.agent.policy.decide", GUEST),
@@ -42,6 +45,8 @@ CASES = [
     ("kata.cgroups.sandbox", HOST),
     ("kata.cgroups.scope", HOST),
     ("kata.config", HOST | {"argparse", "difflib", "hashlib", "msgspec", "subprocess", "tempfile"}),
+    ("kata.shim.__main__", HOST | FIRST_ANSWER | BEFORE_ASKING),
+    ("kata.zygote.serve", HOST | FIRST_ANSWER | {"google"}),
     ("kata.shim.start", HOST | FIRST_ANSWER | {"google", "threading"}),
     ("kata.shim.serve", HOST | FIRST_ANSWER),
     ("kata.network.scan", HOST | {"subprocess", "pathlib"}),
