@@ -12,6 +12,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING
 
+from kata.linux.flag import Flag
 from kata.linux.mounts import own_namespace
 from kata.log import Logger
 from kata.management.durations import Durations, Timed
@@ -76,8 +77,8 @@ def serve(arguments: Arguments, origin: str, path: str, listener: socket.socket)
 def _serve(arguments: Arguments, origin: str, path: str, listener: socket.socket, log: Logger) -> int:
     loaded = set(sys.modules)
     own_namespace()
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    stop = Flag()
+    stop.set_on(signal.SIGTERM)
     publisher = Publisher(os.environ.get("TTRPC_ADDRESS", ""), arguments.namespace, log)
     rpcs = Durations()
     pods = Pods(arguments.namespace, publisher, log, rpcs)
