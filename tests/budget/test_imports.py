@@ -22,12 +22,15 @@ HEAVY = {"asyncio", "concurrent", "dataclasses", "email", "http", "logging", "mu
 GUEST = HEAVY | {"argparse", "inspect", "msgspec", "pathlib", "rich", "subprocess", "tempfile", "tomllib", "urllib"}
 """The agent's userland holds a choice of files, and the guest's memory is the user's."""
 
-HOST = HEAVY | {"rich", "tomllib"}
+HOST = HEAVY | {"jeepney", "rich", "tomllib"}
 """One process for each sandbox. pathlib (with urllib.parse) and msgspec are what host rooms are made with."""
 
 FIRST_ANSWER = {"datetime", "decimal", "hypothesis", "inspect", "msgspec", "pathlib", "random", "shutil", "subprocess"}
 FIRST_ANSWER |= {"tempfile", "urllib"}
 """What a shim does without until it has answered for the first time; the sandbox's rooms come after."""
+
+BEFORE_ASKING = {"google", "threading", "typing", "socket", "json", "hashlib", "enum", "ctypes", "re"}
+"""What a shim does without that a zygote may fork: its own start is all that is left of the time."""
 
 CASES = [
     ("kata.agent.__main__", GUEST),
@@ -39,7 +42,11 @@ CASES = [
     ("kata.supervisor.supervise", HOST),
     ("kata.hypervisor.qemu.machine", HOST),
     ("kata.storage.virtiofs", HOST),
+    ("kata.cgroups.sandbox", HOST),
+    ("kata.cgroups.scope", HOST),
     ("kata.config", HOST | {"argparse", "difflib", "hashlib", "msgspec", "subprocess", "tempfile"}),
+    ("kata.shim.__main__", HOST | FIRST_ANSWER | BEFORE_ASKING),
+    ("kata.zygote.serve", HOST | FIRST_ANSWER | {"google"}),
     ("kata.shim.start", HOST | FIRST_ANSWER | {"google", "threading"}),
     ("kata.shim.serve", HOST | FIRST_ANSWER),
     ("kata.network.scan", HOST | {"subprocess", "pathlib"}),

@@ -16,11 +16,13 @@ from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
 
+from kata import paths
 from kata.errors import KataError
 from kata.protocol.status import RpcError
 from tests.helpers.cli import daemon_pids, vmm_pids
 from tests.helpers.containerd import IMAGE, RUNTIME, Containerd
 from tests.helpers.traces import await_none, traces
+from tests.helpers.zygotes import zygotes
 from tests.kernel.netns import Netns, connect, netns
 
 pytestmark = [pytest.mark.containerd, pytest.mark.root, pytest.mark.soak, pytest.mark.timeout(7200)]
@@ -32,7 +34,7 @@ OPERATIONS = 5
 KILL_CHANCE = 0.5
 RUN_SECONDS, OTHER_SECONDS = 4.0, 1.5
 """How long operations take on a slow host: kills come at any moment of that."""
-KINDS = ("containerd", "shim", "vmm", "virtiofsd")
+KINDS = ("containerd", "shim", "vmm", "virtiofsd", "zygote")
 VICTIMS = (*KINDS, "client", "all")
 STRESS_SECONDS = 120
 
@@ -181,6 +183,8 @@ class Chaos:
             return self._containerd.shims()
         if victim == "client":
             return self._containerd.clients()
+        if victim == "zygote":
+            return zygotes(paths.state_dir() / "zygote")
         if victim == "containerd":
             return [self._containerd.pid]
         return {"vmm": vmm_pids, "virtiofsd": daemon_pids}.get(victim, list)()

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import tarfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from kata.protocol.client import Client
@@ -57,13 +58,14 @@ state = "{folder}/state"
 class Containerd:
     """A running daemon below `folder`, a short path (a unix socket's has at most 107 bytes).
 
-    `netns`: the network namespace that it takes for the host's, by its path.
+    `netns`: the network namespace that it takes for the host's, by its path. `inside`: what to run it with,
+    so that it is somewhere else.
     """
 
-    def __init__(self, folder: Path, netns: str = "") -> None:
+    def __init__(self, folder: Path, netns: str = "", inside: Sequence[str] = ()) -> None:
         self.folder = folder
         self.namespace = "default"
-        self._prefix = ["nsenter", f"--net={netns}"] if netns else []
+        self._prefix = ["nsenter", f"--net={netns}"] if netns else list(inside)
         self.log = folder / "containerd.log"
         self._process: subprocess.Popen[bytes] | None = None
 

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 FOLDER = "/run/kata-containers"
 NAMESPACES = "/run/sandbox-ns"
 RESOLV_CONF = "/etc/resolv.conf"
-CONTAINER_ID = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
+CONTAINER_ID = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
 DESTROY_TIMEOUT = 60.0
 SANDBOX_ID = ""
 """Holds the sandbox's own storages in the table; no container can have this id."""

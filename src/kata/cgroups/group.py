@@ -39,11 +39,13 @@ class Group:
         """The same cgroup, in one tree alone."""
         return Group(self.path, os.fsdecode(self._mark_text), [tree], self._warn)
 
-    def create(self) -> None:
-        """Make it in each tree, with what it needs to take processes."""
+    def create(self, *, adopt: bool = False) -> None:
+        """Make it in each tree, with what it needs to take processes. `adopt`: where systemd has, it was for us."""
         for tree in self._trees:
             try:
                 self._create(tree)
+                if adopt:
+                    self._mark(self._folder(tree), self._mark_text)
             except OSError as error:
                 self._warn(f"no cgroup can be made: {_say(error, self._folder(tree))}")
 
@@ -55,7 +57,7 @@ class Group:
     def add_thread(self, tid: int) -> None:
         """Move one thread, in the trees of v1; in v2 threads stay with their process (see docs/resources.md)."""
         for tree, folder in self._made_trees():
-            if tree.version == 1:
+            if not tree.whole:
                 self._put(f"{folder}/tasks", tid)
 
     def write(self, tree_writes: Callable[[int], Iterable[Write]]) -> None:
@@ -65,10 +67,11 @@ class Group:
                 if wanted.controller in tree.controllers:
                     self._set(f"{folder}/{wanted.file}", wanted.value)
 
-    def allow(self, rules: Iterable[Rule], *, nothing_else: bool = False) -> None:
+    def allow(self, rules: Iterable[Rule], *, nothing_else: bool = False, again: bool = False) -> None:
         """Devices that may be used, beside those that were. `nothing_else` forbids all others; first of all, then.
 
-        v1 has a controller for it, v2 a program of ours, which only a cgroup of ours gets.
+        v1 has a controller for it, v2 a program of ours, which only a cgroup of ours gets. `again`: in v1 somebody
+        else may have set what he knows of the earlier ones.
         """
         fresh = [rule for rule in dict.fromkeys(rules) if rule not in self._rules]
         self._rules += fresh
@@ -78,7 +81,7 @@ class Group:
             if "devices" in tree.controllers and tree.version == 1:
                 if nothing_else and self._is_ours(folder):
                     self._set(f"{folder}/devices.deny", "a")
-                for rule in fresh:
+                for rule in self._rules if again else fresh:
                     self._set(f"{folder}/devices.allow", rule.line())
 
     def strays(self) -> dict[str, list[int]]:
@@ -91,6 +94,10 @@ class Group:
             except OSError:
                 continue
         return found
+
+    def is_marked(self) -> bool:
+        """Whether it is this sandbox's in any tree."""
+        return any(self._is_ours(folder) for _, folder in self._made_trees())
 
     def remove(self) -> None:
         """Remove it, and what was made above it once that is empty. What others made stays; idempotent."""
@@ -152,6 +159,8 @@ class Group:
             return
         try:
             os.rmdir(folder)
+        except FileNotFoundError:
+            pass  # systemd has removed it, since nobody was in it any more
         except OSError as error:
             self._warn(f"a cgroup is left behind: {_say(error, folder)}")
             return

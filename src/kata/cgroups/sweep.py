@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from kata.cgroups.group import Group, mark_of
 from kata.cgroups.hierarchy import Hierarchy, hierarchies
 from kata.cgroups.mark import Marked, mark, read_mark
-from kata.cgroups.path import OVERHEAD, PREFIX
+from kata.cgroups.path import OVERHEAD, OVERHEAD_SLICE, PREFIX, SCOPE
 
 
 def marked(trees: Sequence[Hierarchy] | None = None) -> list[Marked]:
@@ -31,8 +31,12 @@ def marked(trees: Sequence[Hierarchy] | None = None) -> list[Marked]:
 
 
 def remove_empty(entry: Marked, trees: Sequence[Hierarchy] | None = None) -> bool:
-    """Remove the cgroups of a dead sandbox, unless a process is in one of them; whether none was."""
-    found = hierarchies() if trees is None else list(trees)
+    """Remove the cgroups of a dead sandbox, unless a process is in one of them; whether none was.
+
+    systemd is not asked: it ends a scope that nobody is in by itself, callers hold a lock, and whoever wants the name
+    again makes room for himself.
+    """
+    found = hierarchies(naming=entry.place.scopes) if trees is None else list(trees)
     text = mark(entry.owner, entry.place)
     groups = [Group(path, text, found, lambda _: None) for path in entry.place.paths()]
     if any(pids for group in groups for pids in group.strays().values()):
@@ -44,11 +48,15 @@ def remove_empty(entry: Marked, trees: Sequence[Hierarchy] | None = None) -> boo
 
 def _places(root: str) -> Iterator[str]:
     for name in _folders(root):
-        if name.startswith(PREFIX):
+        if _may_be(name):
             yield f"{root}/{name}"
         for below in _folders(f"{root}/{name}"):
-            if f"/{name}" == OVERHEAD or below.startswith(PREFIX):
+            if f"/{name}" in (OVERHEAD, OVERHEAD_SLICE) or _may_be(below):
                 yield f"{root}/{name}/{below}"
+
+
+def _may_be(name: str) -> bool:
+    return name.startswith(PREFIX) or name.endswith(SCOPE)
 
 
 def _folders(path: str) -> list[str]:

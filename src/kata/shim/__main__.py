@@ -8,21 +8,44 @@ from __future__ import annotations
 import os
 import sys
 
-from kata.errors import KataError
-from kata.shim.arguments import Arguments, parse
+from kata.zygote.ask import ask
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from kata.shim.arguments import Arguments
 
 USAGE = """usage: containerd-shim-kata-v2 [-namespace NS] [-id ID] [-address SOCKET] [-bundle DIR]
                                [-publish-binary PATH] [-socket PATH] [-debug] [-info] [-v] [start | delete]
 
 The runtime io.containerd.kata.v2 of containerd, which runs this program; it is of no use by hand.
 """
+NAME = "containerd-shim-kata-v2"
 RUNTIME = "io.containerd.kata.v2"
 
 
 def main() -> int:
-    """Do what the command line says; the exit code."""
+    """Do what the command line says, or have a zygote's child do it; the exit code."""
+    words = sys.argv[1:]
+    if words[:1] == ["zygote"]:
+        from kata.shim.preload import become_zygote
+
+        return become_zygote(words[1:])
+    alone = "it is no start"
+    if "start" in words:
+        done = ask([NAME, *words])
+        if isinstance(done, int):
+            return done
+        alone = done
+    return act(words, alone)
+
+
+def act(words: list[str], origin: str) -> int:
+    """Do what the words of the command line say; the exit code. `origin` is for the log: a zygote, or why none."""
+    from kata.errors import KataError
+    from kata.shim.arguments import parse
+
     try:
-        arguments = parse(sys.argv[1:])
+        arguments = parse(words)
         if arguments.help:
             sys.stdout.write(USAGE)
         elif arguments.version:
@@ -32,7 +55,7 @@ def main() -> int:
 
             sys.stdout.buffer.write(runtime_info())
         else:
-            run(arguments)
+            run(arguments, origin)
     except KataError as error:
         hint = f" ({error.hint})" if error.hint else ""
         sys.stderr.write(f"kata: {error.layer}: {error.what}{hint}\n")
@@ -43,8 +66,10 @@ def main() -> int:
     return 0
 
 
-def run(arguments: Arguments) -> None:
+def run(arguments: Arguments, origin: str) -> None:
     """Carry out an action. Raises KataError and OSError."""
+    from kata.errors import KataError
+
     if not arguments.id:
         raise KataError("-id is missing", layer="config", hint="containerd runs this program; see -help")
     if arguments.action == "delete":
@@ -54,7 +79,7 @@ def run(arguments: Arguments) -> None:
         return
     from kata.shim.start import start
 
-    os.write(1, start(arguments).encode())
+    os.write(1, start(arguments, origin).encode())
 
 
 def version_text() -> str:

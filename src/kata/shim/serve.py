@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from typing import TYPE_CHECKING
 
+from kata.linux.flag import Flag
 from kata.linux.mounts import own_namespace
 from kata.log import Logger
 from kata.management.durations import Durations, Timed
@@ -20,6 +22,7 @@ from kata.protocol.server import Server
 from kata.protocol.transport import SocketListener
 from kata.shim.events import Publisher
 from kata.shim.service import TaskService, to_status
+from kata.zygote.context import ORIGIN
 
 if TYPE_CHECKING:
     import socket
@@ -57,13 +60,13 @@ class Pods:
             return self._pod
 
 
-def serve(arguments: Arguments, bundle: str, path: str, listener: socket.socket) -> int:
+def serve(arguments: Arguments, origin: str, path: str, listener: socket.socket) -> int:
     """Serve until Shutdown or SIGTERM; the exit code."""
     skip_helpers()
     log = Logger(2, level="debug" if arguments.debug else "info", name="containerd-shim-v2", pid=os.getpid())
     log = log.bind(sandbox=arguments.id)
     try:
-        return _serve(arguments, path, listener, log)
+        return _serve(arguments, origin, path, listener, log)
     except Exception as error:  # noqa: BLE001 - nobody else is there to say it
         import traceback  # 4 ms of a start that hardly ever needs it
 
@@ -71,10 +74,11 @@ def serve(arguments: Arguments, bundle: str, path: str, listener: socket.socket)
         return 1
 
 
-def _serve(arguments: Arguments, path: str, listener: socket.socket, log: Logger) -> int:
+def _serve(arguments: Arguments, origin: str, path: str, listener: socket.socket, log: Logger) -> int:
+    loaded = set(sys.modules)
     own_namespace()
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    stop = Flag()
+    stop.set_on(signal.SIGTERM)
     publisher = Publisher(os.environ.get("TTRPC_ADDRESS", ""), arguments.namespace, log)
     rpcs = Durations()
     pods = Pods(arguments.namespace, publisher, log, rpcs)
@@ -88,10 +92,11 @@ def _serve(arguments: Arguments, path: str, listener: socket.socket, log: Logger
     with Server(dict.fromkeys(SERVICES, service), explain) as server:
         accepting = SocketListener(listener, path)
         threading.Thread(target=server.serve, args=(accepting,), name="task-service", daemon=True).start()
-        log.info("serving", socket=path)
+        log.info("serving", socket=path, origin=origin)
         pods.get()  # loads the sandbox's rooms while containerd connects and prepares its first request
         stop.wait()
         pods.get().close()
         publisher.close(EVENTS_TIMEOUT)
-    log.info("ending")
+    late = set(sys.modules) - loaded if origin == ORIGIN else set()
+    log.info("ending", loaded_late=" ".join(sorted(late)))  # what the zygote should have loaded
     return 0

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 from typing import TYPE_CHECKING, cast
 
 from kata.errors import KataError
@@ -22,6 +21,7 @@ from kata.version import __version__
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
+    from kata.linux.flag import Flag
     from kata.oci.spec import LinuxResources
     from kata.oci.spec import Process as ProcessSpec
     from kata.protocol.server import Call
@@ -40,7 +40,7 @@ CODES: tuple[tuple[type[KataError], Code], ...] = (
 class TaskService:
     """`containerd.task.v2.Task` and its version 3. `stop` is set when the process is to end."""
 
-    def __init__(self, pods: Pods, stop: threading.Event) -> None:
+    def __init__(self, pods: Pods, stop: Flag) -> None:
         self._pods = pods
         self._stop = stop
 

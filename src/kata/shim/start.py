@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, NoReturn
 from kata.shim.address import SOCKET_DIR, bind, socket_path
 from kata.shim.bundle import annotations_of, read_spec, write_once
 from kata.shim.kind import kind_of
+from kata.zygote.context import ORIGIN
+from kata.zygote.launch import launch
 
 if TYPE_CHECKING:
     from kata.shim.arguments import Arguments
@@ -24,8 +26,10 @@ LOG_FIFO = "log"
 PR_SCHED_CORE, PR_SCHED_CORE_CREATE, PR_SCHED_CORE_SCOPE_THREAD_GROUP = 62, 1, 1  # linux/prctl.h
 
 
-def start(arguments: Arguments) -> str:
+def start(arguments: Arguments, origin: str) -> str:
     """The address of the shim that serves this container; it is running when this returns.
+
+    `origin` says where this process comes from: a zygote, or why none. In that case there is one the next time.
 
     Raises KataError and OSError. In the forked child this does not return.
     """
@@ -36,31 +40,33 @@ def start(arguments: Arguments) -> str:
     if kind.makes_sandbox:
         listener = bind(path)
         if listener is not None:
-            write_once(bundle, "shim.pid", str(_fork(arguments, bundle, path, listener)))
+            write_once(bundle, "shim.pid", str(_fork(arguments, origin, path, listener)))
+            if origin != ORIGIN:
+                launch()
     write_once(bundle, "address", address)
     return address
 
 
-def _fork(arguments: Arguments, bundle: str, path: str, listener: socket.socket) -> int:
+def _fork(arguments: Arguments, origin: str, path: str, listener: socket.socket) -> int:
     sys.stdout.flush()
     sys.stderr.flush()
     pid = os.fork()
     if pid == 0:
-        _become_server(arguments, bundle, path, listener)
+        _become_server(arguments, origin, path, listener)
     listener.close()
     return pid
 
 
-def _become_server(arguments: Arguments, bundle: str, path: str, listener: socket.socket) -> NoReturn:
+def _become_server(arguments: Arguments, origin: str, path: str, listener: socket.socket) -> NoReturn:
     status = 1
     try:
         os.setsid()
         os.umask(0o077)
-        _settle(bundle)
+        _settle(os.getcwd())
         _keep_nothing_but(0, 1, 2, listener.fileno())
         from kata.shim.serve import serve
 
-        status = serve(arguments, bundle, path, listener)
+        status = serve(arguments, origin, path, listener)
     finally:
         os._exit(status)
 

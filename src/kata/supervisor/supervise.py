@@ -17,6 +17,7 @@ import traceback
 from typing import TYPE_CHECKING
 
 from kata.errors import KataError, unexpected
+from kata.linux.flag import Flag
 from kata.linux.mounts import own_namespace
 from kata.log import Logger
 from kata.management.durations import Durations, Timed
@@ -47,7 +48,7 @@ class _InterruptedStart(BaseException):
 def supervise(store: Store, record: Record, stdio: StdioPaths, report: int) -> int:
     """Run the sandbox of `record` to its end; `report` is the pipe to the command that started us."""
     log = Logger(2, sandbox=record.sandbox.id[:12])
-    ended = threading.Event()
+    ended = Flag()
     agent_rpcs = Durations()
     sandbox = Sandbox(record.sandbox, log, agent_rpcs.observe)
     try:
@@ -55,7 +56,7 @@ def supervise(store: Store, record: Record, stdio: StdioPaths, report: int) -> i
             own_namespace()
         _interrupt_on_signal(ended)
         container = _start(store, record, sandbox, stdio, ended)
-        _stop_on_signal(ended)
+        ended.set_on(signal.SIGTERM)
     except BaseException as error:  # noqa: BLE001 - whatever it is, the sandbox comes down and it is reported
         sandbox.stop(graceful=False)
         remove_vm_directory(record.sandbox.id)  # an interruption may have come between a thing and its undoing
@@ -95,7 +96,7 @@ def _management(
         return contextlib.nullcontext()
 
 
-def _start(store: Store, record: Record, sandbox: Sandbox, stdio: StdioPaths, ended: threading.Event) -> Container:
+def _start(store: Store, record: Record, sandbox: Sandbox, stdio: StdioPaths, ended: Flag) -> Container:
     sandbox.start()
     record.processes = living(sandbox.pids)
     record.accelerator = sandbox.accelerator
@@ -129,7 +130,7 @@ def _finish(store: Store, record: Record, code: int | None, error: str) -> None:
         pass  # a full disk: the folder still says "running", and its free lock says otherwise
 
 
-def _interrupt_on_signal(ended: threading.Event) -> None:
+def _interrupt_on_signal(ended: Flag) -> None:
     """During the start SIGTERM ends it, by an exception that undoes what was begun; a second one does nothing."""
 
     def interrupt(*_: object) -> None:
@@ -138,10 +139,6 @@ def _interrupt_on_signal(ended: threading.Event) -> None:
             raise _InterruptedStart
 
     signal.signal(signal.SIGTERM, interrupt)
-
-
-def _stop_on_signal(ended: threading.Event) -> None:
-    signal.signal(signal.SIGTERM, lambda *_: ended.set())
 
 
 def _report(fd: int, message: dict[str, str]) -> None:
