@@ -51,7 +51,16 @@ def test_requests_that_make_no_sense() -> None:
 
 @pytest.mark.parametrize(
     ("container_id", "good"),
-    [("ab", True), ("a", True), ("", False), (".a", False), ("a/b", False), ("a b", False), ("9_.-", True), ("a\n", False)],
+    [
+        ("ab", True),
+        ("a", True),
+        ("", False),
+        (".a", False),
+        ("a/b", False),
+        ("a b", False),
+        ("9_.-", True),
+        ("a\n", False),
+    ],
 )
 def test_container_ids(container_id: str, good: bool) -> None:
     assert bool(CONTAINER_ID.fullmatch(container_id)) == good
