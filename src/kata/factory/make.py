@@ -54,6 +54,7 @@ def make(store: TemplateStore, template: MachineSpec, name: str, files: Files, t
         fd = memory.create(name, template.memory_mib << 20)
         try:
             _boot_and_save(replace(template, memory_fd=fd), name, half, timeout, warm_up)
+            memory.drop_zeros(fd)
             memory.seal(fd)
             description = Description(
                 name=name,

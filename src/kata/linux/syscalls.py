@@ -35,6 +35,10 @@ MS_I_VERSION = 0x800000
 MS_STRICTATIME = 0x1000000
 MS_LAZYTIME = 0x2000000
 
+# linux/falloc.h
+FALLOC_FL_KEEP_SIZE = 0x1
+FALLOC_FL_PUNCH_HOLE = 0x2
+
 MNT_FORCE = 0x1
 MNT_DETACH = 0x2
 MNT_EXPIRE = 0x4
@@ -129,6 +133,7 @@ _libc.inotify_init1.argtypes = (ctypes.c_int,)
 _libc.inotify_add_watch.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_uint32)
 _libc.inotify_rm_watch.argtypes = (ctypes.c_int, ctypes.c_int)
 _libc.settimeofday.argtypes = (ctypes.c_void_p, ctypes.c_void_p)
+_libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 _libc.syscall.restype = ctypes.c_long
 
 
@@ -295,6 +300,11 @@ def fsmount(fd: int) -> int:
         ctypes.c_long(SYS_FSMOUNT), ctypes.c_int(fd), ctypes.c_uint(FSMOUNT_CLOEXEC), ctypes.c_uint(0)
     )
     return _check(result, "fsmount")
+
+
+def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
+    """fallocate(2), with what os.posix_fallocate has no mode for."""
+    _check(_libc.fallocate(fd, mode, offset, length), "fallocate")
 
 
 def settimeofday(seconds: int, microseconds: int) -> None:

@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kata.factory import memory
 
@@ -49,6 +51,20 @@ def test_holes_are_not_copied(source: int) -> None:
     fd = memory.load("abc", source)
     assert os.pread(fd, SIZE, 0) == os.pread(source, SIZE, 0)
     assert os.fstat(fd).st_blocks * 512 <= 4 * PAGE
+
+
+@given(st.lists(st.sampled_from([b"\0", b"x"]), max_size=600), st.integers(0, 4095))
+def test_zeros_become_holes_and_nothing_else_changes(pages: list[bytes], tail: int) -> None:
+    data = b"".join(page * 4096 for page in pages) + b"y" * tail
+    fd = memory.create("test", len(data))
+    try:
+        os.pwrite(fd, data, 0)
+        assert memory.drop_zeros(fd) == 4096 * pages.count(b"\0")
+        assert os.pread(fd, len(data) + 1, 0) == data
+        assert os.fstat(fd).st_blocks * 512 == 4096 * (pages.count(b"x") + bool(tail))
+        assert memory.drop_zeros(fd) == 0
+    finally:
+        os.close(fd)
 
 
 def test_nothing_but_holes(tmp_path: Path) -> None:
