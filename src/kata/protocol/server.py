@@ -94,6 +94,8 @@ class Session:
         self._calls: dict[int, Call] = {}
         self._ending = False
         self._last_stream = 0
+        self.gone = False
+        """Whether the peer is; an answer would not be heard."""
 
     def run(self) -> None:
         """Serve until the peer is gone or `shutdown` is called."""
@@ -101,6 +103,7 @@ class Session:
             self._channel.receive(self._handle)
         finally:
             with self.lock:
+                self.gone = True
                 calls, self._calls = self._calls, {}
                 for call in calls.values():
                     call.cancel()

@@ -29,6 +29,7 @@ from kata.shim.configure import Configured, configure, container_spec
 from kata.shim.events import timestamp
 from kata.shim.hooks import HostHooks, network_namespace
 from kata.shim.kind import BUNDLE_PATH, CONTAINER_TYPE, SANDBOX, Kind, kind_of
+from kata.shim.memory import watch_memory
 from kata.shim.owner import Owner
 from kata.shim.portforward import Forwarder, start_forwarder
 from kata.shim.rootfs import guest_rootfs, unmount_rootfs
@@ -36,6 +37,8 @@ from kata.shim.standin import StandIn, joined_pid
 from kata.shim.task import SIGKILL, Creation, StdioNames, Task
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from kata.management.server import ManagementServer
     from kata.oci.spec import LinuxResources, Spec
     from kata.protocol.generated.host import task_pb2
@@ -130,8 +133,12 @@ class Pod:
         task.start()
         return task
 
-    def delete(self, container_id: str) -> Process:
-        """Remove a task that has ended or never began. Returns once nothing of it is left on this host."""
+    def delete(self, container_id: str, heard: Callable[[], bool] = lambda: True) -> Process:
+        """Remove a task that has ended or never began. Returns once nothing of it is left on this host.
+
+        Unless whoever asked is there to hear of it (`heard`) the task stays, and ConflictError is raised: a containerd
+        that was killed meanwhile comes back, finds the task, and could not delete what is forgotten here.
+        """
         task = self.task(container_id)
         init = task.container.init
         if init.state is ProcessState.RUNNING:
@@ -141,6 +148,8 @@ class Pod:
             init.wait(REMOVE_KILL_TIMEOUT)
         if task.kind.makes_sandbox:
             self._down.wait(TEARDOWN_TIMEOUT)
+        if not heard():
+            raise ConflictError(f"nobody hears that task {container_id} is deleted", hint="delete it again")
         self._remove(task)
         self._publisher.publish(
             events_pb2.TaskDelete(
@@ -319,7 +328,8 @@ class Pod:
         if config.netns and kind.name == SANDBOX:
             self._forwarder = start_forwarder(config.netns, self._log)
         self._down.clear()
-        threading.Thread(target=self._watch_memory, args=(sandbox,), name="oom", daemon=True).start()
+        watching = (sandbox, lambda container_id: container_id in self._tasks, self._publisher)
+        threading.Thread(target=watch_memory, args=watching, name="oom", daemon=True).start()
         patience = configured.config.agent.health_check_request_timeout_ms / 1000
         threading.Thread(target=self._watch_health, args=(sandbox, patience), name="health", daemon=True).start()
         return sandbox
@@ -406,15 +416,3 @@ class Pod:
         task.release()
         with self._lock:
             self._tasks.pop(task.id, None)
-
-    def _watch_memory(self, sandbox: Sandbox) -> None:
-        """Tell of containers that run out of memory, until the sandbox ends."""
-        while True:
-            try:
-                container_id = sandbox.agent.oom_event()
-            except KataError:
-                return
-            with self._lock:
-                known = container_id in self._tasks  # the guest may say anything
-            if known:
-                self._publisher.publish(events_pb2.TaskOOM(container_id=container_id))

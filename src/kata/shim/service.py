@@ -14,6 +14,7 @@ from kata.protocol.generated.host import task_pb2
 from kata.protocol.messages import message
 from kata.protocol.status import Code, RpcError
 from kata.sandbox import errors
+from kata.shim.deletions import Deletions
 from kata.shim.events import as_any, timestamp
 from kata.shim.kind import KindError
 from kata.version import __version__
@@ -43,6 +44,7 @@ class TaskService:
     def __init__(self, pods: Pods, stop: Flag) -> None:
         self._pods = pods
         self._stop = stop
+        self._deletions = Deletions(stop.set)
 
     def state(self, request: task_pb2.StateRequest, call: Call) -> task_pb2.StateResponse:
         """What a process is and does."""
@@ -64,8 +66,14 @@ class TaskService:
 
     def delete(self, request: task_pb2.DeleteRequest, call: Call) -> task_pb2.DeleteResponse:
         """Forget a process that has ended, or a task with all that it had."""
-        task = self._pods.get().task(request.id)
-        process = task.forget(request.exec_id) if request.exec_id else self._pods.get().delete(request.id)
+        pod = self._pods.get()
+        task = pod.task(request.id)
+        if request.exec_id:
+            process = task.forget(request.exec_id)
+        else:
+            with self._deletions.of(request.id):
+                process = pod.delete(request.id, lambda: not call.session.gone)
+            self._deletions.check(pod.idle)
         exited_at = timestamp(process.exited_at or 0.0)
         return task_pb2.DeleteResponse(pid=task.pid, exit_status=process.exit_code or 0, exited_at=exited_at)
 
@@ -141,8 +149,11 @@ class TaskService:
 
     def shutdown(self, request: task_pb2.ShutdownRequest, call: Call) -> Message:
         """End this process, unless it still has tasks."""
-        if self._pods.get().idle or request.now:
+        pod = self._pods.get()
+        if pod.idle or request.now:
             self._stop.set()
+        else:
+            self._deletions.shut_down_after([task.id for task in pod.tasks])
         return _empty()
 
 

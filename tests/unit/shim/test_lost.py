@@ -16,7 +16,7 @@ from kata.log import Logger
 from kata.protocol.generated.host import events_pb2, task_pb2
 from kata.sandbox.config import SharedRootfs
 from kata.sandbox.container import Container
-from kata.sandbox.errors import GuestError
+from kata.sandbox.errors import ConflictError, GuestError
 from kata.sandbox.process import ProcessState
 from kata.sandbox.store import Store
 from kata.shim import pod as module
@@ -228,6 +228,18 @@ def test_what_is_being_created_can_be_seen_and_cleared_away(
         thread.join(60)
     assert pod.idle
     assert not (tmp_path / "sbs" / "lost").exists()
+
+
+def test_what_is_deleted_for_nobody_can_be_deleted_again(pod: Pod, publisher: Publisher, tmp_path: Path) -> None:
+    """A containerd that was killed during Delete comes back, and lists what the shim still has."""
+    create(pod, tmp_path, "lost", "sandbox")
+    with pytest.raises(ConflictError, match="nobody hears"):
+        pod.delete("lost", lambda: False)
+    assert pod.state("lost", "").status == task_pb2.STOPPED
+    assert not [event for event in publisher.events if isinstance(event, events_pb2.TaskDelete)]
+    assert pod.delete("lost").exit_code == 137
+    assert pod.idle
+    assert len([event for event in publisher.events if isinstance(event, events_pb2.TaskDelete)]) == 1
 
 
 def test_the_next_sandbox_clears_up_after_one_that_died_with_its_containerd(pod: Pod, tmp_path: Path) -> None:

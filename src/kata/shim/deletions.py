@@ -1,0 +1,47 @@
+"""Deletes of tasks that are under way, and a Shutdown that comes meanwhile.
+
+containerd gives a Delete five seconds where it clears up after a Create that was given up, asks for Shutdown then, and
+never again; by that time the virtual machine may not be down yet, and the task still be there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+
+class Deletions:
+    """Which tasks are being deleted. `shutdown` is called when the last is gone, if that was asked for meanwhile."""
+
+    def __init__(self, shutdown: Callable[[], None]) -> None:
+        self._shutdown = shutdown
+        self._lock = threading.Lock()
+        self._under_way: list[str] = []
+        self._asked = False
+
+    @contextlib.contextmanager
+    def of(self, container_id: str) -> Iterator[None]:
+        """While this goes on, the task is being deleted."""
+        with self._lock:
+            self._under_way.append(container_id)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._under_way.remove(container_id)
+
+    def shut_down_after(self, tasks: Iterable[str]) -> None:
+        """The process is to end. With tasks that nobody deletes it does not, as containerd's own shims have it."""
+        with self._lock:
+            self._asked = set(tasks) <= set(self._under_way)
+
+    def check(self, idle: bool) -> None:
+        """A task is gone. `idle`: it was the last."""
+        with self._lock:
+            due = idle and self._asked
+        if due:
+            self._shutdown()
