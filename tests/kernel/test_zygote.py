@@ -253,6 +253,14 @@ def test_there_is_only_one(program: Program) -> None:
     assert len(program.sockets()) == 1
 
 
+def test_there_is_none_of_what_starts_threads(program: Program) -> None:
+    thread = "threading.Thread(target=threading.Event().wait, daemon=True).start()"
+    (program.folder / "loaded.py").write_text(f"import threading\n{thread}\n")
+    assert program.run("launch").stdout == "True\n"
+    until(lambda: program.run("launch").stdout == "True\n")  # the first has ended
+    assert program.sockets() == []
+
+
 def test_it_serves_its_own_context_only(program: Program) -> None:
     program.launch()
     assert program.run("ask", preexec_fn=lambda: os.nice(1)).stdout == "there is no zygote yet\n"

@@ -42,6 +42,8 @@ def serve(folder: str, name: str, load: Callable[[], None], run: Run, *, idle: f
     _in_idle_time(load)
     if name_of(describe()) != name:
         return 1  # it was started by something between that changes what is inherited: nobody would be served rightly
+    if len(os.listdir("/proc/self/task")) > 1:
+        return 1  # something that was loaded has a thread, whose locks a child would find taken for ever
     files = loaded_files()
     gc.collect()
     gc.freeze()  # or the collector would write to every object, and no page would stay shared
