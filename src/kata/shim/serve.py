@@ -75,7 +75,7 @@ def serve(arguments: Arguments, origin: str, path: str, listener: socket.socket)
 
 
 def _serve(arguments: Arguments, origin: str, path: str, listener: socket.socket, log: Logger) -> int:
-    loaded = set(sys.modules)
+    loaded = len(sys.modules)
     own_namespace()
     stop = Flag()
     stop.set_on(signal.SIGTERM)
@@ -97,6 +97,6 @@ def _serve(arguments: Arguments, origin: str, path: str, listener: socket.socket
         stop.wait()
         pods.get().close()
         publisher.close(EVENTS_TIMEOUT)
-    late = set(sys.modules) - loaded if origin == ORIGIN else set()
-    log.info("ending", loaded_late=" ".join(sorted(late)))  # what the zygote should have loaded
+    late = list(sys.modules)[loaded:] if origin == ORIGIN else []  # in the order in which they came
+    log.info("ending", loaded_late=" ".join(late))  # what the zygote should have loaded
     return 0

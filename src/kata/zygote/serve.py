@@ -53,29 +53,34 @@ def serve(folder: str, name: str, load: Callable[[], None], run: Run, *, idle: f
         changes.watch(folder)
         inode = os.lstat(path).st_ino
         try:
-            _answer(listener, changes, lambda: _inode(path) == inode, lambda: loaded_files() == files, run, idle)
+            _answer(listener, changes, lambda: _inode(path) == inode, lambda: unchanged(files), run, idle)
         finally:
             if _inode(path) == inode:
                 os.unlink(path)
     return 0
 
 
-def loaded_files() -> dict[str, tuple[int, int, int]]:
+def loaded_files() -> dict[bytes, bytes]:
     """The files of everything that is loaded, and of the interpreter, with what changes when they do."""
-    found = {sys.executable: _state(sys.executable)}
-    for module in list(sys.modules.values()):
-        path = getattr(module, "__file__", None)
-        if path:
-            found[path] = _state(path)
-    return found
+    paths = [sys.executable, *(getattr(module, "__file__", None) or "" for module in sys.modules.values())]
+    return {path: _state(path) for path in map(os.fsencode, filter(None, paths))}
 
 
-def _state(path: str) -> tuple[int, int, int]:
+def unchanged(files: dict[bytes, bytes]) -> bool:
+    """Whether they still are what they were.
+
+    Looked at for each child, so it may touch nothing but its own texts: Python counts references in the objects
+    themselves, and each page that the zygote writes to is one that it shares no longer.
+    """
+    return all(_state(path) == state for path, state in files.items())
+
+
+def _state(path: bytes) -> bytes:
     try:
         status = os.stat(path)
     except OSError:
-        return (0, 0, 0)
-    return (status.st_ino, status.st_size, status.st_mtime_ns)
+        return b""
+    return b"%d %d %d" % (status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 def _in_idle_time(load: Callable[[], None]) -> None:
