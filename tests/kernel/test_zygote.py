@@ -231,6 +231,7 @@ def test_it_ends_when_its_socket_or_its_folder_is_removed(program: Program) -> N
     pid = program.launch()
     program.sockets()[0].unlink()
     until(lambda: gone(pid))
+    assert list((program.folder / "zygote").iterdir()) == []
     pid = program.launch()
     os.rename(program.folder / "zygote", program.folder / "old")
     for path in (program.folder / "old").iterdir():
@@ -242,7 +243,7 @@ def test_it_ends_when_nobody_asks(tmp_path: Path) -> None:
     program = Program(tmp_path, idle=0.5)
     pid = program.launch()
     until(lambda: gone(pid))
-    assert program.sockets() == []
+    assert list((tmp_path / "zygote").iterdir()) == []
 
 
 def test_there_is_only_one(program: Program) -> None:

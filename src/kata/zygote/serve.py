@@ -49,14 +49,14 @@ def serve(folder: str, name: str, load: Callable[[], None], run: Run, *, idle: f
     gc.freeze()  # or the collector would write to every object, and no page would stay shared
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children are nobody's to wait for: askers hear how they ended
     path = os.path.join(folder, name)
-    with _listen(path) as listener, Inotify() as changes:
+    with contextlib.ExitStack() as place, _listen(path) as listener, Inotify() as changes:
         changes.watch(folder)
         inode = os.lstat(path).st_ino
-        try:
-            _answer(listener, changes, lambda: _inode(path) == inode, lambda: unchanged(files), run, idle)
-        finally:
-            if _inode(path) == inode:
-                os.unlink(path)
+        place.callback(os.close, LOCK_FD)
+        # Whoever has it open already may lock it, and be the second of two: the older sees its socket replaced then.
+        place.callback(_remove, f"{path}.lock")
+        place.callback(lambda: _remove(path) if _inode(path) == inode else None)
+        _answer(listener, changes, lambda: _inode(path) == inode, lambda: unchanged(files), place.close, run, idle)
     return 0
 
 
@@ -93,8 +93,7 @@ def _in_idle_time(load: Callable[[], None]) -> None:
 
 def _listen(path: str) -> socket.socket:
     """A socket there; what a dead one has left is replaced, which the lock makes safe."""
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
+    _remove(path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
         os.fchmod(listener.fileno(), 0o600)
@@ -105,6 +104,11 @@ def _listen(path: str) -> socket.socket:
         listener.close()
         raise
     return listener
+
+
+def _remove(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
 
 
 def _inode(path: str) -> int:
@@ -119,10 +123,11 @@ def _answer(
     changes: Inotify,
     wanted: Callable[[], bool],
     fresh: Callable[[], bool],
+    make_room: Callable[[], None],
     run: Run,
     idle: float,
 ) -> None:
-    """Fork for one asker after the other, until it is time to end."""
+    """Fork for one asker after the other, until it is time to end. `make_room` is called before an asker is told so."""
     ready = select.poll()
     ready.register(listener, select.POLLIN)
     ready.register(changes, select.POLLIN)
@@ -139,7 +144,7 @@ def _answer(
             if not fresh():
                 with contextlib.suppress(OSError):
                     asker.recv(LIMIT)  # or the kernel would tell it of a broken connection, and not what we say
-                os.close(LOCK_FD)  # the asker may start the next one
+                make_room()  # the asker starts the next one
                 _say(asker, b"the zygote had loaded files that have changed")
                 return
             _fork(asker, run)
