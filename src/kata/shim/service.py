@@ -73,7 +73,7 @@ class TaskService:
         else:
             with self._deletions.of(request.id):
                 process = pod.delete(request.id, lambda: not call.session.gone)
-            self._deletions.check(pod.idle)
+            self._deletions.check(lambda: pod.idle)
         exited_at = timestamp(process.exited_at or 0.0)
         return task_pb2.DeleteResponse(pid=task.pid, exit_status=process.exit_code or 0, exited_at=exited_at)
 
