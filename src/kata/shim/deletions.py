@@ -20,8 +20,11 @@ GRACE = 5.0
 
 
 class Deletions:
-    """Which tasks are being deleted. `shutdown` is called when the last is gone: at once if that was asked for meanwhile,
-    else when nobody has asked, nor made another task, in `grace` seconds."""
+    """Which tasks are being deleted.
+
+    `shutdown` is called when the last is gone: at once if that was asked for meanwhile, else when nobody has asked for
+    it, nor made another task, within `grace` seconds.
+    """
 
     def __init__(self, shutdown: Callable[[], None], grace: float = GRACE) -> None:
         self._shutdown = shutdown
