@@ -6,6 +6,7 @@ does not permit is told to `warn`, and everything else goes on.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import posixpath
@@ -158,9 +159,8 @@ class Group:
         if not self._is_ours(folder):
             return
         try:
-            os.rmdir(folder)
-        except FileNotFoundError:
-            pass  # systemd has removed it, since nobody was in it any more
+            with contextlib.suppress(FileNotFoundError):  # systemd removes a scope's itself once nobody is in it
+                os.rmdir(folder)
         except OSError as error:
             self._warn(f"a cgroup is left behind: {_say(error, folder)}")
             return

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import os
 import select
-import socket
-import struct
 import threading
 import time
 from typing import TYPE_CHECKING
 
+from kata.linux.peer import peer_uid
 from kata.management.errors import HttpError
 from kata.management.http import CONTINUE, END_OF_HEAD, HEAD_LIMIT, Head, Request, failure, parse_head, render
 from kata.protocol.transport import listen
@@ -138,16 +137,6 @@ def receive(connection: Connection, deadline: float) -> Request:
     if head.waits and len(body) < head.length:
         _send(connection, CONTINUE, max(0.0, deadline - time.monotonic()))
     return Request(head.method, head.path, head.query, _body(connection, head, body, deadline))
-
-
-def peer_uid(fd: int) -> int:
-    """The user at the other end of a unix socket, as the kernel knows it (SO_PEERCRED, unix(7))."""
-    sock = socket.socket(fileno=fd)
-    try:
-        _pid, uid, _gid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-    finally:
-        sock.detach()
-    return int(uid)
 
 
 def _body(connection: Connection, head: Head, begun: bytes, deadline: float) -> bytes:

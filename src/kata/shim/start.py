@@ -13,6 +13,7 @@ import socket
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
+from kata.linux.closing import close_all_but
 from kata.shim.address import SOCKET_DIR, bind, socket_path
 from kata.shim.bundle import annotations_of, read_spec, write_once
 from kata.shim.kind import kind_of
@@ -63,7 +64,7 @@ def _become_server(arguments: Arguments, origin: str, path: str, listener: socke
         os.setsid()
         os.umask(0o077)
         _settle(os.getcwd())
-        _keep_nothing_but(0, 1, 2, listener.fileno())
+        close_all_but(0, 1, 2, listener.fileno())
         from kata.shim.serve import serve
 
         status = serve(arguments, origin, path, listener)
@@ -92,15 +93,6 @@ def _open_log(path: str, otherwise: int) -> int:
         return os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
         return otherwise
-
-
-def _keep_nothing_but(*kept: int) -> None:
-    for entry in os.listdir("/proc/self/fd"):
-        if int(entry) not in kept:
-            try:
-                os.close(int(entry))
-            except OSError:
-                continue
 
 
 def _prefer_others_in_need() -> None:

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, NoReturn
 
 from kata.errors import KataError, unexpected
+from kata.linux.closing import close_all_but
 from kata.sandbox import errors
 from kata.sandbox.errors import SandboxError
 
@@ -132,7 +133,7 @@ def _become_supervisor(store: Store, record: Record, stdio: StdioPaths, lock: in
         for fd, source in ((0, null), (1, log), (2, log)):
             os.dup2(source, fd)
         # Not one descriptor of the command's may live on here: its FIFO ends would keep streams from ending.
-        _close_all_but(0, 1, 2, lock, report)
+        close_all_but(0, 1, 2, lock, report)
 
         from kata.supervisor.supervise import supervise
 
@@ -141,13 +142,6 @@ def _become_supervisor(store: Store, record: Record, stdio: StdioPaths, lock: in
         os.write(report, json.dumps(report_error(unexpected(error))).encode() + b"\n")
     finally:
         os._exit(status)
-
-
-def _close_all_but(*kept: int) -> None:
-    for entry in os.listdir("/proc/self/fd"):
-        if int(entry) not in kept:
-            with contextlib.suppress(OSError):
-                os.close(int(entry))
 
 
 class _Reports:

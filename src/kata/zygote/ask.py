@@ -9,6 +9,7 @@ import _socket
 import os
 import sys
 
+from kata.linux.peer import peer_uid
 from kata.zygote.context import socket_path, wanted
 from kata.zygote.message import GO, READY, Request, encode
 
@@ -18,9 +19,11 @@ if TYPE_CHECKING:
 
 PATIENCE = 0.5
 """Seconds for each step until the child is there. A zygote takes a few milliseconds."""
-PEER = 12
-"""Bytes of a struct ucred: pid, uid, gid."""
 FAILED = 1
+DIED = b"""\
+kata: host: the process that a zygote forked for this has died (the kernel's log may say why; start it again, or set
+KATA_ZYGOTE=off where containerd is started)
+"""
 
 
 def ask(argv: Sequence[str]) -> int | str:
@@ -47,7 +50,7 @@ def ask(argv: Sequence[str]) -> int | str:
         sock.close()
     if said.isdigit():
         return int(said)
-    os.write(2, b"kata: host: the process that a zygote forked for this has died (see the kernel's log)\n")
+    os.write(2, DIED)
     return FAILED
 
 
@@ -55,8 +58,7 @@ def _have_forked(sock: _socket.socket, argv: Sequence[str]) -> str:
     """Returns once a child was told to go on, or says why there is none."""
     sock.settimeout(PATIENCE)
     sock.connect(socket_path())
-    peer = sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, PEER)
-    if int.from_bytes(peer[4:8], sys.byteorder) != os.geteuid():
+    if peer_uid(sock.fileno()) != os.geteuid():
         return "the zygote is another user's"
     umask = os.umask(0o077)
     os.umask(umask)

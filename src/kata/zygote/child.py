@@ -10,6 +10,7 @@ import sys
 from typing import NoReturn
 
 from kata.errors import unexpected
+from kata.linux.closing import close_all_but
 from kata.zygote.message import DESCRIPTORS, GO, READY, Request
 
 TYPE_CHECKING = False
@@ -28,7 +29,8 @@ def become(asker: socket.socket, request: Request, run: Callable[[list[str]], in
     """Be the process that the asker would have been. Never returns."""
     status = 1
     try:
-        _keep_nothing_but(0, 1, 2, asker.fileno())
+        # The zygote's socket and its lock, above all.
+        close_all_but(0, 1, 2, asker.fileno())
         asker.settimeout(GO_TIMEOUT)
         asker.send(READY)
         said, fds, _, _ = socket.recv_fds(asker, len(GO), DESCRIPTORS, socket.MSG_CMSG_CLOEXEC)
@@ -46,14 +48,6 @@ def become(asker: socket.socket, request: Request, run: Callable[[list[str]], in
         _end(asker, status)
     finally:
         os._exit(status)
-
-
-def _keep_nothing_but(*kept: int) -> None:
-    """The zygote's socket and its lock, above all: they would live as long as this process."""
-    for entry in os.listdir("/proc/self/fd"):
-        if int(entry) not in kept:
-            with contextlib.suppress(OSError):
-                os.close(int(entry))
 
 
 def _take_over(fds: list[int]) -> None:

@@ -12,11 +12,11 @@ import os
 import select
 import signal
 import socket
-import struct
 import sys
 from collections.abc import Callable
 
 from kata.linux.inotify import Inotify
+from kata.linux.peer import peer_uid
 from kata.zygote.child import become
 from kata.zygote.context import describe, name_of
 from kata.zygote.launch import LOCK_FD
@@ -166,8 +166,7 @@ def _fork(asker: socket.socket, run: Run) -> None:
 
 
 def _receive(asker: socket.socket) -> Request:
-    _, user, _ = struct.unpack("3i", asker.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
-    if user != os.geteuid():
+    if peer_uid(asker.fileno()) != os.geteuid():
         raise ValueError("another user asks")
     return decode(asker.recv(LIMIT))
 

@@ -13,10 +13,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from kata.linux.peer import peer_uid
 from kata.log import Logger
 from kata.management import server as module
 from kata.management.http import Request, Response
-from kata.management.server import ManagementServer, peer_uid
+from kata.management.server import ManagementServer
 
 
 class Answers:
