@@ -45,8 +45,8 @@ def ps(*words: str) -> list[dict[str, Any]]:
 
 
 def vmm_pids() -> list[int]:
-    """Every QEMU whose command line names a sandbox of ours."""
-    return sorted(pid for pid, line in _command_lines() if "qemu-system" in line and _is_ours(line))
+    """Every QEMU of a sandbox of ours."""
+    return sorted(pid for pid, line in _command_lines() if "qemu-system" in line and _is_ours(pid, line))
 
 
 def daemon_pids() -> list[int]:
@@ -56,7 +56,7 @@ def daemon_pids() -> list[int]:
 
 def leftovers() -> list[str]:
     """What sandboxes have left on this host: processes, files, mounts. Empty is how it should be."""
-    found = [f"process {pid}: {line[:80]}" for pid, line in _command_lines() if _is_ours(line)]
+    found = [f"process {pid}: {line[:80]}" for pid, line in _command_lines() if _is_ours(pid, line)]
     for folder in (paths.sandboxes_dir(), paths.vm_dir(), paths.state_dir() / "uids"):
         if folder.is_dir():
             found += [f"file {path}" for path in folder.iterdir() if not path.name.startswith(".")]
@@ -65,11 +65,19 @@ def leftovers() -> list[str]:
     return found
 
 
-def _is_ours(line: str) -> bool:
-    """Whether it serves a sandbox of this checkout: QEMU is told of our kernel, virtiofsd of the sandbox's folder."""
+def _is_ours(pid: int, line: str) -> bool:
+    """Whether it serves a sandbox of this checkout: QEMU has our kernel or image, virtiofsd the sandbox's folder."""
     if "qemu-system" in line:
-        return "sandbox-" in line and os.fspath(paths.assets_dir()) in line
+        assets = os.fspath(paths.assets_dir())
+        return "sandbox-" in line and (assets in line or any(path.startswith(assets) for path in _open_files(pid)))
     return _is_daemon(line)
+
+
+def _open_files(pid: int) -> list[str]:
+    try:
+        return [os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir()]
+    except OSError:
+        return []  # it has just ended
 
 
 def _is_daemon(line: str) -> bool:

@@ -23,6 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from kata.ctl.signals import Forwarder
 from kata.errors import KataError
 from kata.sandbox.stdio import READ_SIZE, StdioPaths, open_fifo
 
@@ -31,14 +32,6 @@ if TYPE_CHECKING:
 
 PIPE_GRACE = 2.0
 """Seconds for a container to end by itself after its output has lost its reader."""
-FORWARDED = (
-    signal.SIGHUP,
-    signal.SIGINT,
-    signal.SIGQUIT,
-    signal.SIGTERM,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
-)
 
 
 class Attachment:
@@ -92,9 +85,8 @@ class Attachment:
         with raw_terminal() if terminal else contextlib.nullcontext():
             if control is not None:
                 self._on_broken_pipe = partial(end_by_pipe, control, exec_id)
+                Forwarder(control, exec_id, terminal_size if terminal else None).start()
             self.begin()
-            if control is not None:
-                forward_signals(control, exec_id, terminal=terminal)
             code, error = wait()
             self.finish()
         if self._failure is not None:
@@ -154,26 +146,6 @@ def raw_terminal() -> Iterator[None]:
         yield
     finally:
         termios.tcsetattr(0, termios.TCSADRAIN, saved)
-
-
-def forward_signals(control: Control, exec_id: str, *, terminal: bool) -> None:
-    """From now on, signals that we get go to the process; with a terminal, its size follows ours."""
-
-    def forward(number: int, _frame: object) -> None:
-        with contextlib.suppress(KataError):
-            control.signal(number, exec_id)
-
-    def resize(_number: int, _frame: object) -> None:
-        rows, columns = terminal_size()
-        with contextlib.suppress(KataError):
-            control.resize(rows, columns, exec_id)
-
-    for number in FORWARDED:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup(1) wants it to stay so
-            signal.signal(number, forward)
-    if terminal:
-        signal.signal(signal.SIGWINCH, resize)
-        resize(signal.SIGWINCH, None)
 
 
 def end_by_pipe(control: Control, exec_id: str) -> None:

@@ -23,6 +23,8 @@ from kata.sandbox import errors
 from kata.sandbox.errors import SandboxError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from kata.sandbox.stdio import StdioPaths
     from kata.sandbox.store import Record, Store
 
@@ -60,8 +62,12 @@ class Launched:
         return int(end["exit_code"]), end["error"]
 
 
-def launch(store: Store, record: Record, stdio: StdioPaths, lock: int) -> Launched:
+def launch(
+    store: Store, record: Record, stdio: StdioPaths, lock: int, hold: Callable[[], None] = lambda: None
+) -> Launched:
     """Fork the sandbox's process and wait until its container runs. `lock` is handed over to it.
+
+    Until then a signal gives the start up. `hold` is called when the container runs: it may keep signals for it.
 
     Raises the KataError that stopped the start; the sandbox's folder then says so too (or is gone, for one that
     was to be removed at its end).
@@ -80,6 +86,7 @@ def launch(store: Store, record: Record, stdio: StdioPaths, lock: int) -> Launch
         with _ending_on_signals():
             boots = 2 if record.sandbox.template else 1  # another's making of the template, and then one's own boot
             reports.started(record.sandbox.boot_timeout * boots + GRACE)
+            hold()
     except BaseException:
         os.close(read_end)
         # Interrupted or out of time: the child takes its sandbox down on SIGTERM. One that failed is ending anyway.

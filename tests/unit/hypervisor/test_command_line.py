@@ -483,6 +483,7 @@ def test_a_restored_machine_waits_for_its_state_and_shares_no_page_that_it_write
     assert (memory["mem-path"], memory["share"]) == ("/proc/self/fd/9", exclusive)
     assert not [entry for entry in objects(words, "-device") if "vhost-user-fs" in entry["driver"]], "it comes later"
     assert objects(words, "-netdev")[0]["type"] == "user"
+    assert not {"-kernel", "-initrd", "-append"} & set(words), "it would keep files in memory that nobody boots"
 
 
 def test_spare_disks_are_read_only_and_empty() -> None:

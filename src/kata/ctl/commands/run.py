@@ -135,6 +135,7 @@ def _run(options: RunOptions, store: Store, record: Record, lock: int) -> int:
 
 def _run_attached(options: RunOptions, store: Store, record: Record, lock: int) -> int:
     from kata.ctl.attach import Attachment
+    from kata.ctl.signals import hold
     from kata.sandbox.errors import ConflictError
     from kata.supervisor.client import Control
     from kata.supervisor.launch import launch
@@ -142,7 +143,7 @@ def _run_attached(options: RunOptions, store: Store, record: Record, lock: int) 
     directory = store.directory(record.sandbox.id)
     with (
         Attachment(directory, "init", stdin=options.interactive, terminal=options.tty) as attachment,
-        launch(store, record, attachment.paths, lock) as launched,
+        launch(store, record, attachment.paths, lock, hold) as launched,
         contextlib.ExitStack() as stack,
     ):
         control = None

@@ -168,8 +168,11 @@ def _slots(spec: MachineSpec, resolved: Resolved) -> str:
 
 
 def _boot(spec: MachineSpec) -> list[str]:
-    initrd = [] if spec.initrd is None else ["-initrd", spec.initrd]
+    """What a machine boots from; one that goes on from a saved one never does, and would hold the kernel in memory."""
     firmware = ["-bios", spec.hardware.firmware] if spec.hardware.firmware else []
+    if spec.saved is not None:
+        return firmware
+    initrd = [] if spec.initrd is None else ["-initrd", spec.initrd]
     return [*firmware, "-kernel", spec.kernel, *initrd, "-append", kernel_line(spec)]
 
 
