@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from kata.hypervisor.machine import MachineSpec, TapNic, UserNetwork
+from kata.hypervisor.machine import MachineSpec, NinePDirectory, TapNic, UserNetwork
 
 SPARE_DISKS = 4
 """Read-only disks: images of root file systems. More of them are plugged in."""
@@ -29,7 +29,6 @@ def obstacle(spec: MachineSpec) -> str:
         (spec.hugepages, "its memory is to be of huge pages"),
         (spec.iommu, "it has an IOMMU"),
         (bool(spec.host_devices), "it has PCI devices of the host"),
-        (bool(spec.ninep), "it has a 9p share"),
         (len(spec.disks) > SPARE_DISKS, "it has too many disks"),
         (any(not disk.readonly or disk.driver != "blk" for disk in spec.disks), "it has disks of its own kind"),
         (any(len(nic.fds) > 1 for nic in spec.nics), "it has a NIC with several queues"),
@@ -59,6 +58,7 @@ def template_of(spec: MachineSpec) -> MachineSpec:
         network=None if spec.network is None else UserNetwork(MAC),
         nics=tuple(TapNic(MAC, (0,)) for _ in spec.nics),
         shares=(),
+        ninep=tuple(NinePDirectory(export.tag) for export in spec.ninep),
         netns="",
         uid=None,
         gid=None,

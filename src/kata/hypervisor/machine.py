@@ -130,13 +130,19 @@ class NinePDirectory(msgspec.Struct, frozen=True):
     """A 9p export: the guest mounts `tag`.
 
     The VMM serves `path` by itself, with the rights of its own user; or it has a helper at the other end of the socket
-    `proxy_fd`, with the rights of that. The VMM gets a copy of the descriptor.
+    `proxy_fd`, with the rights of that. The VMM gets a copy of the descriptor. With neither there is nothing behind the
+    device: it keeps the place of one that a machine that goes on from this one has.
     """
 
     tag: str
     path: str = ""
     readonly: bool = True
     proxy_fd: int = -1
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing behind it."""
+        return not self.path and self.proxy_fd < 0
 
 
 class Saved(msgspec.Struct, frozen=True):

@@ -17,7 +17,7 @@ from kata.hypervisor.ending import ending
 from kata.hypervisor.errors import HypervisorError
 from kata.hypervisor.identity import claim_identity
 from kata.hypervisor.machine import MachineSpec
-from kata.sandbox import guest
+from kata.sandbox import guest, sharing
 from kata.sandbox.disks import Disks
 from kata.sandbox.errors import GuestError
 
@@ -91,9 +91,6 @@ class Bringup:
         config = self._config
         if not config.template:
             return spec
-        if config.share and config.sharing.way != "virtio-fs":
-            self._log.info("no template: it has a 9p share")
-            return spec
         from kata.factory.start import restorable
         from kata.sandbox.rehearsal import rehearse
 
@@ -103,9 +100,9 @@ class Bringup:
             self._undo,
             rehearse,
             self._log.info,
-            # A daemon that serves files has to see what the guest writes, and pages that go back to the host are
-            # cut out of the file.
-            exclusive=config.share or config.balloon,
+            # virtio-fs's daemon has to see what the guest writes, and pages that go back to the host are cut out of
+            # the file.
+            exclusive=(config.share and config.sharing.way == "virtio-fs") or config.balloon,
             root=config.template_path,
         )
 
@@ -163,7 +160,7 @@ class Bringup:
 def machine_spec(
     config: SandboxConfig, directory: str, nics: tuple[TapNic, ...] = (), identity: Identity | None = None
 ) -> MachineSpec:
-    """The machine that a sandbox of this configuration boots. Pure."""
+    """The machine that a sandbox of this configuration boots, without the files that it shares. Pure."""
     return MachineSpec(
         sandbox_id=config.id,
         directory=directory,
@@ -183,6 +180,7 @@ def machine_spec(
         disks=config.disks,
         network=guest.nic(config),
         nics=nics,
+        ninep=sharing.places(config),
         max_vcpus=config.sizing.max_vcpus,
         max_memory_mib=config.sizing.max_memory_mib,
         memory_slots=config.sizing.memory_slots,

@@ -1,6 +1,6 @@
 """A sandbox's share with the host: started as its configuration says, and what the machine and the guest hear of it.
 
-Called by `sandbox` before the VM boots, and by `guest`. The two ways of sharing differ here and in `kata.storage`, and
+Called by `sandbox` before the VM boots, by `bringup` and by `guest`. The two ways of sharing differ here and in `kata.storage`, and
 nowhere else.
 """
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kata.hypervisor.machine import Machine
-    from kata.sandbox.config import Sharing
+    from kata.sandbox.config import SandboxConfig, Sharing
     from kata.storage.share import Share
 
 GRACE = 1.0
@@ -30,6 +30,15 @@ class Exports(NamedTuple):
 
     virtiofs: tuple[SharedDirectory, ...] = ()
     ninep: tuple[NinePDirectory, ...] = ()
+
+
+def places(config: SandboxConfig) -> tuple[NinePDirectory, ...]:
+    """What a machine has from the start for a share that comes later. virtio-fs is plugged in."""
+    if not config.share or config.sharing.way != "virtio-9p":
+        return ()
+    from kata.storage.share import TAG  # a sandbox that shares nothing does without
+
+    return (NinePDirectory(TAG),)
 
 
 def start(sharing: Sharing, directory: str) -> tuple[Share, Exports]:

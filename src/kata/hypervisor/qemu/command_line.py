@@ -45,8 +45,8 @@ CGROUP_V1 = ("systemd.unified_cgroup_hierarchy=0", "agent.unified_cgroup_hierarc
 class Resolved(msgspec.Struct, frozen=True, kw_only=True):
     """What the spec leaves open, decided and opened by the caller: descriptor numbers as QEMU will see them.
 
-    `disk_fds` follows `devices.all_disks`, `share_fds` follows `spec.shares`, `ninep_fds` `spec.ninep`, `vhost_fds`
-    `spec.nics` (empty for one without vhost, or for all). Without `vsock`, `port_fds` are listening unix sockets
+    `disk_fds` follows `devices.all_disks`, `share_fds` follows `spec.shares`, `ninep_fds` those of `spec.ninep` that
+    are not empty, `vhost_fds` `spec.nics` (empty for one without vhost, or for all). Without `vsock`, `port_fds` are listening unix sockets
     that follow `devices.ports`.
     """
 
@@ -262,9 +262,9 @@ def _shares(spec: MachineSpec) -> list[str]:
 
 
 def _ninep(spec: MachineSpec, fds: tuple[int, ...]) -> list[str]:
-    words: list[str] = []
-    for index, (share, fd) in enumerate(zip(spec.ninep, fds, strict=True)):
-        words += ["-fsdev", devices.ninep_export(index, share, fd)]
+    words, given = list[str](), iter(fds)
+    for index, share in enumerate(spec.ninep):
+        words += ["-fsdev", devices.ninep_export(index, share, -1 if share.empty else next(given))]
         words += _device(devices.ninep(spec, index, share.tag))
     return words
 

@@ -359,8 +359,11 @@ def fd_socket(name: str) -> Device:
 def ninep_export(index: int, share: NinePDirectory, fd: int) -> str:
     """The option for a directory that QEMU holds open: it goes by the descriptor's name, never by a path of ours.
 
-    Files keep the owners that they have; QEMU's user can neither change nor make up others, a helper can.
+    Files keep the owners that they have; QEMU's user can neither change nor make up others, a helper can. QEMU asks its
+    helper for the root as soon as the device is made, so where there is none it makes an empty directory up.
     """
+    if share.empty:
+        return f"synth,id=ninep{index},readonly=on"
     if share.proxy_fd >= 0:
         return f"proxy,id=ninep{index},sock_fd={fd}"
     readonly = "on" if share.readonly else "off"
@@ -368,8 +371,8 @@ def ninep_export(index: int, share: NinePDirectory, fd: int) -> str:
 
 
 def ninep(spec: MachineSpec, index: int, tag: str) -> Device:
-    """The virtio-9p device of an export, in the slots behind those of virtio-fs."""
-    slot = FIRST_SHARE_SLOT + len(spec.shares) + index
+    """The virtio-9p device of an export, from the last slot on: a restored machine has its virtio-fs elsewhere."""
+    slot = FIRST_SHARE_SLOT + MAX_SHARES - 1 - index
     return virtio(spec, "virtio-9p", slot, fsdev=f"ninep{index}", mount_tag=tag)
 
 

@@ -69,10 +69,14 @@ def _pmem_size(disk: Disk, uid: int | None) -> int:
 
 
 def open_ninep(spec: MachineSpec, stack: ExitStack) -> tuple[int, ...]:
-    """A descriptor per 9p export: of its directory, or its helper's. Raises HypervisorError naming the directory."""
+    """A descriptor per 9p export that is not empty: of its directory, or its helper's.
+
+    Raises HypervisorError naming the directory.
+    """
     return tuple(
         share.proxy_fd if share.proxy_fd >= 0 else _open(share.path, os.O_RDONLY | os.O_DIRECTORY, "directory", stack)
         for share in spec.ninep
+        if not share.empty
     )
 
 

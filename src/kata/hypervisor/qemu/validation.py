@@ -132,7 +132,7 @@ def _check_shares(spec: MachineSpec) -> None:
         _require(TAG.fullmatch(tag), f"{tag!r} is not a mount tag")
     for share in spec.shares:
         _check_path(share.socket_path, "socket of a share")
-    for directory in (export for export in spec.ninep if export.proxy_fd < 0):
+    for directory in (export for export in spec.ninep if export.path):
         _check_path(directory.path, "shared directory")
 
 
