@@ -13,6 +13,7 @@ from kata import paths
 from kata.storage import directvolumes
 from tests.helpers.cli import kata
 from tests.helpers.containerd import IMAGE, RUNTIME, Containerd
+from tests.helpers.guestmemory import guest_memory, went_on
 
 pytestmark = [pytest.mark.containerd, pytest.mark.root]
 
@@ -181,6 +182,7 @@ def test_a_guest_that_shares_by_9p(containerd: Containerd, tmp_path: Path) -> No
             *("data", "fixed", "9p msize=131072", "9p msize=131072", "1234:5678 640", "0:0 644"),
             *("read-only", "no device", "fifo", "mapped", "link", "gone"),
         ], said.stderr
+        assert went_on(vmm("nine")) and guest_memory(vmm("nine")).name == "copy", "freed memory is cut out of it"
         update(settings)
         script = "while [ $(cat /settings/key) != two ]; do sleep 0.1; done; echo followed"
         assert containerd.exec("nine", "e2", "timeout", "20", "sh", "-c", script).stdout == b"followed\n"
@@ -189,6 +191,35 @@ def test_a_guest_that_shares_by_9p(containerd: Containerd, tmp_path: Path) -> No
     written = (tmp_path / "data/mine").stat()
     assert (written.st_uid, written.st_gid, written.st_mode & 0o777) == (1234, 5678, 0o640)
     assert (tmp_path / "data/kept").read_text() == "kept\n"
+
+
+def test_guests_that_share_by_9p_and_keep_what_they_free_have_one_memory(
+    containerd: Containerd, tmp_path: Path
+) -> None:
+    config = tmp_path / "configuration.toml"
+    config.write_text('[hypervisor.qemu]\nshared_fs = "virtio-9p"\nreclaim_guest_freed_memory = false\n')
+    (tmp_path / "data").mkdir()
+    options = ("--runtime-config-path", str(config), *bind(tmp_path / "data", "/data"))
+    script = "ls /root/own 2>/dev/null; echo $0 >/root/own; chown 12:34 /root/own; cat /root/own; echo $0 >>/data/names"
+    names = ("nine1", "nine2")
+    try:
+        for name in names:
+            containerd.run(name, "sleep", "10000", options=options)
+        first, second = (guest_memory(vmm(name)) for name in names)
+        assert first == second and first.private
+        for name in names:
+            assert went_on(vmm(name))
+            said = containerd.exec(name, "e", "sh", "-c", f"{script}; stat -c %u:%g /root/own", name)
+            assert said.stdout.decode().split() == [name, "12:34"], said.stderr
+    finally:
+        for name in names:
+            containerd.remove(name)
+    assert (tmp_path / "data/names").read_text().split() == list(names)
+
+
+def vmm(name: str) -> int:
+    """The QEMU of a sandbox."""
+    return int((paths.vm_dir() / name / "pid").read_text())
 
 
 NINEP_SCRIPT = """

@@ -7,9 +7,11 @@ import hashlib
 import json
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ import pytest
 from kata import paths
 from kata.factory.memory import ALL_SEALS, F_GET_SEALS
 from tests.helpers.cli import kata, leftovers, start, vmm_pids
+from tests.helpers.guestmemory import guest_memory
 
 pytestmark = [pytest.mark.vm, pytest.mark.root, pytest.mark.timeout(400)]
 
@@ -76,24 +79,44 @@ def test_clones_differ_and_leave_the_template_as_it_was(template: Path) -> None:
 
 
 def test_the_memory_is_shared_and_sealed(template: Path) -> None:
-    sandboxes = [start("run", "--rm", "-i", "-m", SIZE, "busybox", "cat") for _ in range(2)]
-    try:
+    words = ("run", "--rm", "-i", "-m", SIZE, "busybox", "cat")
+    with held(words, words) as sandboxes:
         for sandbox in sandboxes:
-            assert sandbox.stdin is not None and sandbox.stdout is not None
-            sandbox.stdin.write(b"up\n")
-            sandbox.stdin.flush()
-            assert sandbox.stdout.readline() == b"up\n"
-        found = [fd for pid in vmm_pids() for fd in Path(f"/proc/{pid}/fd").iterdir() if "kata-template" in _target(fd)]
-        assert len(found) >= 2
-        assert len({os.stat(fd).st_ino for fd in found}) == 1, "both have the same memory"
-        for path in found:
-            fd = os.open(path, os.O_RDWR)
-            assert fcntl.fcntl(fd, F_GET_SEALS) == ALL_SEALS
-            os.close(fd)
-        assert templates()[0]["in_use"] == 2
-    finally:
-        for sandbox in sandboxes:
-            sandbox.communicate(b"", timeout=60)
+            assert ask(sandbox, "up") == "up"
+        require_shared(template.name)
+
+
+NINEP_SCRIPT = """
+    read -r own
+    cat /data/own; ls /data | tr '\\n' ' '; echo
+    stat -c '%u:%g %a' /data/own
+    echo "made by $own" >/data/made; chown 1234:5678 /data/made; chmod 640 /data/made; stat -c '%u:%g %a' /data/made
+    read -r other; grep -c "$other" /proc/mounts /data/*
+    cat >/dev/null
+"""
+
+
+def test_two_that_share_by_9p_have_one_memory_and_each_its_own_files(tmp_path: Path) -> None:
+    made = kata("template", "create", "-m", SIZE, "--shared-fs", "virtio-9p", check=True).stdout.decode().strip()
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "own").write_text(f"of {name}\n")
+        (tmp_path / name / "own").chmod(0o600)
+        os.chown(tmp_path / name / "own", 4321, 8765)
+    words = ("run", "--rm", "-i", "-m", SIZE, "--shared-fs", "virtio-9p")
+    script = ("busybox", "sh", "-c", NINEP_SCRIPT)
+    with held(*((*words, "-v", f"{tmp_path}/{name}:/data", *script) for name in ("one", "two"))) as sandboxes:
+        for sandbox, name in zip(sandboxes, ("one", "two"), strict=True):
+            said = [ask(sandbox, name), *(ask(sandbox) for _ in range(3))]
+            assert said == [f"of {name}", "own", "4321:8765 600", "1234:5678 640"]
+        for sandbox, other in zip(sandboxes, ("two", "one"), strict=True):
+            said = [ask(sandbox, other), *(ask(sandbox) for _ in range(2))]
+            assert said == ["/proc/mounts:0", "/data/made:0", "/data/own:0"]
+        require_shared(made)
+    for name in ("one", "two"):
+        info = (tmp_path / name / "made").stat()
+        assert (info.st_uid, info.st_gid, info.st_mode & 0o777) == (1234, 5678, 0o640)
+        assert (tmp_path / name / "made").read_text() == f"made by {name}\n"
 
 
 def test_the_first_starts_at_once_make_one() -> None:
@@ -134,6 +157,43 @@ def _target(fd: Path) -> str:
         return os.readlink(fd)
     except OSError:
         return ""
+
+
+@contextmanager
+def held(*commands: tuple[str, ...]) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """The commands, until the end of their input."""
+    sandboxes = [start(*words) for words in commands]
+    try:
+        yield sandboxes
+    finally:
+        for sandbox in sandboxes:
+            sandbox.communicate(b"", timeout=60)
+
+
+def ask(sandbox: subprocess.Popen[bytes], line: str = "") -> str:
+    """Give a command a line where there is one; the next that it says."""
+    assert sandbox.stdin is not None and sandbox.stdout is not None
+    if line:
+        sandbox.stdin.write(f"{line}\n".encode())
+        sandbox.stdin.flush()
+    said = sandbox.stdout.readline().decode()
+    assert said.endswith("\n"), "the command ended"
+    return said.rstrip()
+
+
+def require_shared(name: str) -> None:
+    """Both sandboxes have the template's one memory, which nobody can change, and their own pages beside it."""
+    [entry] = templates()
+    assert (entry["name"], entry["in_use"]) == (name, 2)
+    first, second = (guest_memory(pid) for pid in vmm_pids())
+    assert first == second == (name, first.inode, True)
+    found = [fd for pid in vmm_pids() for fd in Path(f"/proc/{pid}/fd").iterdir() if "kata-template" in _target(fd)]
+    assert len(found) >= 2
+    assert {os.stat(fd).st_ino for fd in found} == {first.inode}, "there is no copy"
+    for path in found:
+        fd = os.open(path, os.O_RDWR)
+        assert fcntl.fcntl(fd, F_GET_SEALS) == ALL_SEALS
+        os.close(fd)
 
 
 def _supervisors(client: int) -> list[int]:

@@ -14,8 +14,8 @@ from kata.hypervisor.machine import MachineSpec, NinePDirectory, TapNic, UserNet
 SPARE_DISKS = 4
 """Read-only disks: images of root file systems. More of them are plugged in."""
 ROOT_PORTS = 4
-"""Places for whatever comes later, a share of files among it: one whose device is there cannot be saved. Each port is
-a tenth of a second of boot under TCG, but only of the template's."""
+"""Places for whatever comes later, a share by virtio-fs among it: QEMU saves no machine that has its device. Each port
+is a tenth of a second of boot under TCG, but only of the template's."""
 SANDBOX_ID = "template"
 MAC = "02:00:00:00:00:01"
 

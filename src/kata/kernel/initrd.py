@@ -55,7 +55,9 @@ def _place(name: str, modules: Modules) -> str:
 
 def _driver_map(modules: Modules) -> bytes:
     """`<virtio device type as sysfs shows it> <modules in order>`, one type a line."""
-    known = {kind: [entry for name in names for entry in modules.needs.get(name, ())] for kind, names in DRIVERS.items()}
+    known = {
+        kind: [entry for name in names for entry in modules.needs.get(name, ())] for kind, names in DRIVERS.items()
+    }
     return _lines(f"0x{kind:04x} {' '.join(dict.fromkeys(order))}" for kind, order in sorted(known.items()) if order)
 
 

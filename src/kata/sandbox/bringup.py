@@ -100,8 +100,8 @@ class Bringup:
             self._undo,
             rehearse,
             self._log.info,
-            # virtio-fs's daemon has to see what the guest writes, and pages that go back to the host are cut out of
-            # the file.
+            # virtio-fs's daemon has to see what the guest writes. Pages that go back to the host are cut out of the
+            # file: QEMU 7.2 gives none back where it may not (softmmu/physmem.c: ram_block_discard_range).
             exclusive=(config.share and config.sharing.way == "virtio-fs") or config.balloon,
             root=config.template_path,
         )

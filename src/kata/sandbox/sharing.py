@@ -1,7 +1,7 @@
 """A sandbox's share with the host: started as its configuration says, and what the machine and the guest hear of it.
 
-Called by `sandbox` before the VM boots, by `bringup` and by `guest`. The two ways of sharing differ here and in `kata.storage`, and
-nowhere else.
+Called by `sandbox` before the VM boots, by `bringup` and by `guest`. The two ways of sharing differ here, in
+`kata.storage`, and in what a template's memory is to them (`bringup`), and nowhere else.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from kata.factory.identity import current, files_of, name_of
 from kata.factory.shape import prewired, template_of
-from kata.hypervisor.machine import MachineSpec, TapNic, UserNetwork
+from kata.hypervisor.machine import MachineSpec, NinePDirectory, SharedDirectory, TapNic, UserNetwork
 
 MAC = "02:aa:bb:cc:dd:ee"
 
@@ -45,6 +45,8 @@ def test_it_follows_from_what_the_machine_is(tmp_path: Path) -> None:
         replace(spec, balloon=True),
         replace(spec, max_memory_mib=4096, memory_slots=2),
         replace(spec, initrd=None),
+        replace(spec, ninep=(NinePDirectory("kataShared"),)),
+        replace(spec, ninep=(NinePDirectory("another"),)),
     ]
     names = [name(variant) for variant in variants]
     assert len(set(names)) == len(names)
@@ -56,6 +58,12 @@ def test_a_sandbox_changes_nothing_about_it(tmp_path: Path) -> None:
     assert name(spec) == name(replace(spec, sandbox_id="other", directory="/x", uid=7, gid=7))
     one, two = replace(spec, nics=(TapNic(MAC, (3,)),)), replace(spec, nics=(TapNic("02:00:00:00:00:09", (8,), 9000),))
     assert name(one) == name(two)
+    shared = replace(spec, shares=(SharedDirectory("kataShared", "/s"),))
+    assert name(spec) == name(shared), "that device is plugged in"
+    exports = [
+        NinePDirectory("kataShared", **behind) for behind in ({}, {"proxy_fd": 8}, {"proxy_fd": 9}, {"path": "/x"})
+    ]
+    assert len({name(replace(spec, ninep=(export,))) for export in exports}) == 1, "what is behind it does not count"
 
 
 def test_another_file_is_another_template(tmp_path: Path) -> None:

@@ -30,6 +30,8 @@ SANDBOXES: list[dict[str, Any]] = [
     {"disks": (Disk("/rootfs", "rootfs"),), "network": UserNetwork(MAC, (PublishedPort(8080, 80),))},
     {"nics": (TapNic(MAC, (9,), mtu=9000),), "uid": 70000, "gid": 70000, "max_memory_mib": 4096, "memory_slots": 4},
     {"debug_console": True, "balloon": True, "shares": (SharedDirectory("kataShared", "/s"),)},
+    {"ninep": (NinePDirectory("kataShared", proxy_fd=987654),)},
+    {"shares": (SharedDirectory("one", "/s"),), "ninep": (NinePDirectory("two", "/s"), NinePDirectory("three"))},
 ]
 
 
@@ -45,7 +47,6 @@ def with_spec(**changes: Any) -> MachineSpec:
         ({"preallocate": True}, "at once"),
         ({"hugepages": True}, "huge pages"),
         ({"iommu": True}, "IOMMU"),
-        ({"ninep": (NinePDirectory("t", "/d"),)}, "9p"),
         ({"disks": tuple(Disk(f"/{n}", f"d{n}") for n in range(SPARE_DISKS + 1))}, "too many"),
         ({"disks": (Disk("/d", "d", readonly=False),)}, "disks"),
         ({"disks": (Disk("/d", "d", driver="nvdimm"),)}, "disks"),
@@ -72,7 +73,7 @@ def test_nothing_of_a_sandbox_is_in_a_template(changes: dict[str, Any]) -> None:
     other = template_of(prewired(with_spec(**{**changes, "sandbox_id": "other", "directory": "/elsewhere"})))
     assert template == other
     text = repr(template)
-    assert not [word for word in (MAC, "abc", "/rootfs", "8080", "70000", "/s'") if word in text]
+    assert not [word for word in (MAC, "abc", "/rootfs", "8080", "70000", "987654", "/s'") if word in text]
 
 
 def test_all_templates_have_room_for_what_comes_later() -> None:
@@ -90,6 +91,7 @@ def _devices(spec: MachineSpec) -> list[dict[str, object]]:
         console_fd=2,
         port_fds=(3,) * (1 + spec.debug_console),
         disk_fds=(6,) * (1 + len(spec.disks)),
+        ninep_fds=(7,) * sum(not export.empty for export in spec.ninep),
         vhost_fds=((),) * nics,
     )
     words = command_line(spec, resolved)

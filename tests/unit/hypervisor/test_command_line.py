@@ -245,6 +245,20 @@ def test_a_9p_directory_of_a_helper_goes_by_its_socket() -> None:
     assert options(words, "-fsdev") == ["proxy,id=ninep0,sock_fd=50"]
 
 
+def test_a_9p_device_keeps_its_place_whatever_is_behind_it() -> None:
+    """QEMU asks for the root of what is behind it at once, so an empty one is not a socket of nobody's."""
+    empty = with_spec(ninep=(NinePDirectory("n"), NinePDirectory("m", "/s")))
+    words = argv(empty, ninep_fds=(50,))
+    assert options(words, "-fsdev")[0] == "synth,id=ninep0,readonly=on"
+    assert options(words, "-fsdev")[1].startswith("local,id=ninep1,path=/proc/self/fd/50,")
+    full = with_spec(
+        shares=(SharedDirectory("t", "/s"),),
+        ninep=(NinePDirectory("n", proxy_fd=50), NinePDirectory("m", proxy_fd=51)),
+    )
+    both = [[d for d in objects(found, "-device") if d["driver"] == "virtio-9p-pci"] for found in (words, argv(full))]
+    assert both[0] == both[1]
+
+
 def test_microvm_has_no_pci_and_names_disks_in_order() -> None:
     spec = with_spec(machine_type="microvm", disks=(Disk("/d", "data"),), network=UserNetwork(MAC))
     devices = objects(argv(spec), "-device")

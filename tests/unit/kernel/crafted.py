@@ -60,6 +60,9 @@ MODULES = {
     "drivers/net/net_failover": module(name="net_failover", depends="failover"),
     "drivers/net/virtio_net": module(name="virtio_net", depends="net_failover"),
     "drivers/char/virtio-rng": module(name="virtio_rng"),
+    "net/9p/9pnet": module(name="9pnet"),
+    "net/9p/9pnet_virtio": module(name="9pnet_virtio", depends="9pnet"),
+    "fs/9p/9p": module(name="9p", depends="9pnet"),
     "drivers/gpu/unrelated": module(name="unrelated"),
 }
 

@@ -58,7 +58,7 @@ def test_a_module_on_demand_names_all_it_needs_in_order() -> None:
     chosen = modules.select(AVAILABLE, ("virtio_console", "virtiofs", "something_else"))
     assert chosen.needs["virtio_net"] == ("failover", "net_failover", "virtio_net")
     assert chosen.needs["virtio-rng"] == ("virtio-rng",)
-    assert "9p" not in chosen.needs
+    assert "sd_mod" not in chosen.needs
     assert "unrelated" not in chosen.code
     assert chosen.built_in == ("virtio_console", "virtiofs")
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from kata.hypervisor.machine import NinePDirectory
 from kata.sandbox import sharing
-from kata.sandbox.config import ContainerConfig, DiskRootfs, SharedMount, Sharing
+from kata.sandbox.bringup import machine_spec
+from kata.sandbox.config import ContainerConfig, DiskRootfs, GuestAssets, SandboxConfig, SharedFs, SharedMount, Sharing
 from kata.sandbox.containerplan import plan_container
 from kata.sandbox.updates import Facilities
 
@@ -16,6 +18,26 @@ def test_both_ways_lead_to_one_place() -> None:
     assert (ninep.driver, ninep.fstype) == ("9p", "9p")
     assert {"trans=virtio", "version=9p2000.L", "nodev", "msize=4096"} <= set(ninep.options)
     assert (virtiofs.source, virtiofs.mount_point) == (ninep.source, ninep.mount_point)
+
+
+@pytest.mark.parametrize(
+    ("share", "way", "places"),
+    [
+        (True, "virtio-9p", (NinePDirectory("kataShared"),)),
+        (True, "virtio-fs", ()),
+        (False, "virtio-9p", ()),
+    ],
+)
+def test_a_machine_has_the_place_of_its_9p_share_from_the_start(
+    share: bool, way: SharedFs, places: tuple[NinePDirectory, ...]
+) -> None:
+    config = SandboxConfig(
+        id="box", hostname="box", assets=GuestAssets("/k", None, "/i"), share=share, sharing=Sharing(way=way)
+    )
+    spec = machine_spec(config, "/")
+    assert (spec.ninep, spec.shares) == (places, ())
+    if share and way == "virtio-9p":
+        assert sharing.storage(config.sharing).source == spec.ninep[0].tag
 
 
 @pytest.mark.parametrize(("annotations", "seen"), [({}, 1), ({"io.kubernetes.cri.container-name": "web"}, 2)])

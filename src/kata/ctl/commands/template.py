@@ -32,6 +32,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     create.add_argument("--cpus", default="1", help="as of `kata run` (default: 1)")
     create.add_argument("-m", "--memory", default="256m", help="as of `kata run` (default: 256m)")
     create.add_argument("--network", choices=("user", "none"), default="user", help="as of `kata run` (default: user)")
+    create.add_argument(
+        "--shared-fs",
+        choices=("virtio-fs", "virtio-9p"),
+        default="virtio-fs",
+        help="as of `kata run` with volumes; those of virtio-fs need no template of their own (default: virtio-fs)",
+    )
     remove = add_action(actions, "rm", "remove templates; what runs goes on", _remove)
     remove.add_argument("names", metavar="NAME", nargs="*", help="a template's name")
     remove.add_argument("-a", "--all", action="store_true", help="all of them")
@@ -90,7 +96,7 @@ def _sandbox(args: argparse.Namespace, progress: Progress) -> SandboxConfig:
 
     from kata.ctl import values
     from kata.ctl.prepare import guest_assets
-    from kata.sandbox.config import SandboxConfig
+    from kata.sandbox.config import SandboxConfig, Sharing
 
     return SandboxConfig(
         id="template",
@@ -99,6 +105,8 @@ def _sandbox(args: argparse.Namespace, progress: Progress) -> SandboxConfig:
         vcpus=math.ceil(values.cpus(args.cpus)),
         memory_mib=values.memory_mib(args.memory),
         network=args.network,
+        share=args.shared_fs == "virtio-9p",
+        sharing=Sharing(way=args.shared_fs),
         template=True,
     )
 

@@ -46,8 +46,8 @@ class Resolved(msgspec.Struct, frozen=True, kw_only=True):
     """What the spec leaves open, decided and opened by the caller: descriptor numbers as QEMU will see them.
 
     `disk_fds` follows `devices.all_disks`, `share_fds` follows `spec.shares`, `ninep_fds` those of `spec.ninep` that
-    are not empty, `vhost_fds` `spec.nics` (empty for one without vhost, or for all). Without `vsock`, `port_fds` are listening unix sockets
-    that follow `devices.ports`.
+    are not empty, `vhost_fds` `spec.nics` (empty for one without vhost, or for all). Without `vsock`, `port_fds` are
+    listening unix sockets that follow `devices.ports`.
     """
 
     binary: str
