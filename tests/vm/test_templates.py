@@ -126,10 +126,13 @@ def test_the_first_starts_at_once_make_one() -> None:
     assert len(templates()) == 1
 
 
-@pytest.mark.parametrize("file", ["state", "memory"])
-def test_a_broken_template_costs_a_boot_and_nothing_else(template: Path, file: str) -> None:
-    os.truncate(template / file, 4096)
-    assert kata("run", "--name", "broken", "-m", SIZE, "busybox", "echo", "up", check=True).stdout == b"up\n"
+@pytest.mark.parametrize(("file", "way"), [("state", "virtio-fs"), ("memory", "virtio-fs"), ("state", "virtio-9p")])
+def test_a_broken_template_costs_a_boot_and_nothing_else(file: str, way: str, tmp_path: Path) -> None:
+    name = kata("template", "create", "-m", SIZE, "--shared-fs", way, check=True).stdout.decode().strip()
+    os.truncate(paths.templates_dir() / name / file, 4096)
+    (tmp_path / "file").write_text("up\n")
+    words = ("--name", "broken", "-m", SIZE, "--shared-fs", way, "-v", f"{tmp_path}:/data")
+    assert kata("run", *words, "busybox", "cat", "/data/file", check=True).stdout == b"up\n"
     [log] = paths.sandboxes_dir().glob("*/runtime.log")
     text = log.read_text()
     assert ("template" in text and "level=warn" in text) or "no template" in text, text

@@ -1,12 +1,14 @@
 """Memory of idle sandboxes of one template: how much each further one takes, and what goes back to the host.
 
 Sandboxes of busybox `sleep` are started one after the other, by the shim and by the command, and the kernel's figures
-of all their processes are read at 1, 2, 5, 10, 20 and so on. Memory does not depend on how busy a machine is, so there
+of all their processes are read at 1, 2, 5, 10, 20 and so on. By the shim also with 9p and without giving back what is
+freed, as such guests share their template's memory. Memory does not depend on how busy a machine is, so there
 are no turns; what it is compared with is the first sandbox.
 """
 
 from __future__ import annotations
 
+import os
 import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
@@ -29,19 +31,30 @@ FREED_MIB = 100
 RETURN_TIME = 20.0
 """Seconds that freed memory has to reach the host."""
 IDLE = ("sleep", "100000")
+NINEP = '[hypervisor.qemu]\nshared_fs = "virtio-9p"\nreclaim_guest_freed_memory = false\n'
 
 
 def measure(options: Options) -> Part:
     """Both front ends, then what is given back."""
     with containerd() as daemon:
         by_shim = _fill(options.sandboxes, lambda number, undo: _run_by_shim(daemon, number, undo))
+        config = daemon.folder / "9p.toml"
+        config.write_text(NINEP)
+        words = ("--runtime-config-path", os.fspath(config))
+        by_ninep = _fill(options.sandboxes, lambda number, undo: _run_by_shim(daemon, number, undo, words))
         returned = _returned(daemon)
     by_command = _fill(options.sandboxes, _run_by_command)
-    facts = [*summary("ctr", "shim", by_shim), *summary("kata", "supervisor", by_command), *returned]
+    facts = [
+        *summary("ctr", "shim", by_shim),
+        *summary("ctr, 9p", "shim", by_ninep),
+        *summary("kata", "supervisor", by_command),
+        *returned,
+    ]
     return Part(
-        comparisons=further([("kata run", by_command), ("ctr run, our shim", by_shim)]),
+        comparisons=further([("kata run", by_command), ("ctr run, our shim", by_shim), ("ctr run, 9p", by_ninep)]),
         grids=[
             grid("All of so many idle sandboxes by ctr run, our shim", by_shim),
+            grid("All of so many idle sandboxes by ctr run, 9p", by_ninep),
             grid("All of so many idle sandboxes by kata run", by_command),
         ],
         facts=facts,
@@ -65,8 +78,8 @@ def _fill(count: int, start: Callable[[int, ExitStack], None]) -> dict[int, Samp
     return samples
 
 
-def _run_by_shim(daemon: Containerd, number: int, undo: ExitStack) -> None:
-    daemon.run(f"idle{number}", *IDLE)
+def _run_by_shim(daemon: Containerd, number: int, undo: ExitStack, options: tuple[str, ...] = ()) -> None:
+    daemon.run(f"idle{number}", *IDLE, options=options)
     undo.callback(daemon.remove, f"idle{number}")
 
 

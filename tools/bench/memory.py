@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 QEMU, HOLDER, VIRTIOFSD, REST = "QEMU", "shim or supervisor", "virtiofsd", "other helpers"
+NINEP = "virtfs-proxy-helper"
 FILE = "guest memory beyond what QEMU alone has mapped"
 """Pages of the file that is one machine's memory: not mapped by anybody, or by virtiofsd as well."""
-KINDS = (QEMU, FILE, HOLDER, VIRTIOFSD, REST)
+KINDS = (QEMU, FILE, HOLDER, VIRTIOFSD, NINEP, REST)
 ENGINE = ("containerd", "ctr")
 """Programs that are there without any sandbox, by the names of their processes."""
 MAPPING = re.compile(r"^([0-9a-f]+-[0-9a-f]+) (....) \S+ (\S+) (\d+) *(.*)$")
@@ -119,6 +120,8 @@ def kinds(found: list[Process]) -> dict[int, str]:
             told[process.pid] = QEMU
         elif process.name.startswith("virtiofsd"):
             told[process.pid] = VIRTIOFSD
+        elif process.name == NINEP[:15]:
+            told[process.pid] = NINEP
         elif process.name not in ENGINE:
             told[process.pid] = HOLDER if process.pid in holders else REST
     return told

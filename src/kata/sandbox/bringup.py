@@ -48,12 +48,12 @@ class Up(NamedTuple):
 class Calls(NamedTuple):
     """What is asked of the sandbox, and told to it, meanwhile.
 
-    `share` starts the daemon that serves it files, for each machine that is tried. `started` is told of a machine
-    before its guest answers. `failure` says what else has ended the machine, if something has. `timed` measures a
-    phase, `observe` the calls to the agent (see `AgentClient.connect`).
+    `share` starts the daemon that serves it files, for each machine that is tried; the stack ends it. `started` is told
+    of a machine before its guest answers. `failure` says what else has ended the machine, if something has. `timed`
+    measures a phase, `observe` the calls to the agent (see `AgentClient.connect`).
     """
 
-    share: Callable[[], Exports]
+    share: Callable[[ExitStack], Exports]
     started: Callable[[Machine], None]
     failure: Callable[[], str]
     timed: Callable[[str], AbstractContextManager[object]]
@@ -126,7 +126,7 @@ class Bringup:
 
         with ExitStack() as undo:
             with self._calls.timed("share"):
-                exports = self._calls.share()
+                exports = self._calls.share(undo)
             machine = registry.create("qemu", replace(spec, shares=exports.virtiofs, ninep=exports.ninep))
             disks = Disks(self._config.id, machine, self._config.disk_drivers)
             undo.callback(disks.close)

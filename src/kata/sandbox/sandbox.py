@@ -310,11 +310,11 @@ class Sandbox:
             container = self._containers.get(container_id)
         return container is not None and container.init.state is ProcessState.STOPPED
 
-    def _start_share(self) -> sharing.Exports:
+    def _start_share(self, undo: contextlib.ExitStack) -> sharing.Exports:
         if not self.config.share:
             return sharing.Exports()
         self._share, exports = sharing.start(self.config.sharing, os.fspath(paths.vm_dir() / self.config.id))
-        self._undo.callback(self._share.close)
+        undo.callback(self._share.close)
         return exports
 
     def _join_network(self) -> tuple[TapNic, ...]:

@@ -35,7 +35,7 @@ from tools.bench import (
 from tools.bench import guest as bench_guest
 from tools.bench.files import tell
 from tools.bench.lives import compare_lives
-from tools.bench.memory import HOLDER, QEMU, REST, VIRTIOFSD, Memory, Process
+from tools.bench.memory import HOLDER, NINEP, QEMU, REST, VIRTIOFSD, Memory, Process
 from tools.bench.options import parse
 from tools.bench.report import Circumstances, Fact, Grid, Part, Report, compare
 from tools.bench.tables import markdown, number, tables, text
@@ -188,8 +188,9 @@ def test_what_a_process_is_to_a_sandbox() -> None:
         Process(5, 3, "virtiofsd"),
         Process(6, 1, "python3.11"),
         Process(7, 1, "ctr"),
+        Process(8, 3, "virtfs-proxy-he"),
     ]
-    assert memory.kinds(found) == {3: HOLDER, 4: QEMU, 5: VIRTIOFSD, 6: REST}
+    assert memory.kinds(found) == {3: HOLDER, 4: QEMU, 5: VIRTIOFSD, 6: REST, 8: NINEP}
 
 
 def test_memory_is_read_as_the_kernel_writes_it() -> None:
