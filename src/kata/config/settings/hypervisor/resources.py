@@ -64,7 +64,8 @@ class Memory(HypervisorTable):
     reclaim_guest_freed_memory = Setting(
         Flag(),
         True,
-        "Give memory that the guest frees back to the host (balloon, free page reporting).",
+        "Give memory that the guest frees back to the host (balloon, free page reporting). Such a guest has a copy of"
+        " its template's memory.",
         annotation=True,
         aliases=("hypervisor.enable_balloon_f_reporting",),
     )

@@ -13,7 +13,8 @@ class Sharing(HypervisorTable):
     shared_fs = Setting(
         Choice("virtio-fs", "virtio-9p", "none", "virtio-fs-nydus", "inline-virtio-fs"),
         "virtio-fs",
-        "How files of the host get into the guest: virtio-fs, virtio-9p or none.",
+        "How files of the host get into the guest: virtio-fs, virtio-9p or none. All but virtio-fs let guests share"
+        " their template's memory, if reclaim_guest_freed_memory is off.",
         annotation=True,
         refused_values={
             "virtio-fs-nydus": "nydus images are not supported",
