@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 MODULES = {
     "start": ("starts", "from a command to the end of true, by each way, against a bare restore"),
+    "answer": ("answers", "a shim's first answer, from a zygote and alone, against runc's shim"),
     "crowd": ("crowd", "ten starts at once through one containerd: failures, processor time"),
     "density": ("density", "memory of idle sandboxes from one template, and memory that goes back to the host"),
     "exec": ("execs", "a process in a running container, against crun exec in the same guest"),
