@@ -30,9 +30,9 @@ def main() -> int:
         from kata.shim.preload import become_zygote
 
         return become_zygote(words[1:])
-    alone = "it is no start"
-    if "start" in words:
-        done = ask([NAME, *words])
+    alone = "it is neither start nor delete"
+    if "start" in words or "delete" in words:
+        done = ask([NAME, *words], again="delete" in words)
         if isinstance(done, int):
             return done
         alone = done

@@ -25,6 +25,7 @@ MODULES = (
     "kata.sandbox.podnetwork",
     "kata.sandbox.rehearsal",
     "kata.sandbox.resize",
+    "kata.shim.delete",
     "kata.shim.pod",
     "kata.shim.serve",
     "kata.storage.virtiofs",

@@ -1,33 +1,34 @@
 """The child that becomes the daemon: a mount namespace of its own, in which the export is read-only, then exec.
 
-A script, started as `python3 -IS launcher.py <order>` by `share.py`; never imported by it. What the share's owner
-mounts in the tree later comes here by propagation (mount_namespaces(7)); nothing goes back. When the last process of
-the namespace ends, the kernel takes it all down.
+A script, started by `share.py` as `python3 -IS launcher.py PACKAGES STATUS_FD OWNER FILTERED TREE DAEMON…`, and never
+imported by it. What the share's owner mounts in the tree later comes here by propagation (mount_namespaces(7)); nothing
+goes back. When the last process of the namespace ends, the kernel takes it all down. It is part of a start, so it
+imports next to nothing: json and signal would be half of its time.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import signal
 import sys
+
+SIGKILL = 9
 
 
 def main() -> None:
-    """Do the order in argv[1]; on failure write one sentence to its `status_fd` and end with code 1.
+    """Do what the words say; on failure write one sentence to STATUS_FD and end with code 1.
 
-    The status descriptor is closed by a successful exec, which is how the parent learns of success.
+    FILTERED is 1 or 0. The status descriptor is closed by a successful exec, which is how the parent learns of success.
     """
-    order = json.loads(sys.argv[1])
-    os.set_inheritable(order["status_fd"], False)
-    sys.path.insert(0, order["packages"])
+    packages, status, owner, filtered, tree, *argv = sys.argv[1:]
+    os.set_inheritable(int(status), False)
+    sys.path.insert(0, packages)
     try:
-        enter(order["tree"], order["owner"])
-        if order["filtered"]:
+        enter(tree, int(owner))
+        if filtered == "1":
             confine()
-        os.execv(order["argv"][0], order["argv"])  # noqa: S606 - this is what the launcher is for
+        os.execv(argv[0], argv)  # noqa: S606 - this is what the launcher is for
     except OSError as error:
-        os.write(order["status_fd"], f"{error}".encode())
+        os.write(int(status), f"{error}".encode())
         sys.exit(1)
 
 
@@ -35,7 +36,7 @@ def enter(tree: str, owner: int) -> None:
     """Go into a mount namespace where `tree` itself cannot be written to. OSError names the call that failed."""
     from kata.linux import syscalls  # importable only since `main` has extended sys.path
 
-    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)  # the daemon goes with the share's owner
+    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, SIGKILL)  # the daemon goes with the share's owner
     if os.getppid() != owner:
         raise OSError("the process that wanted the share has ended")  # before it could have taken us along
     syscalls.unshare(syscalls.CLONE_NEWNS)

@@ -10,7 +10,6 @@ The daemon dies with the thread that started it (PR_SET_PDEATHSIG, prctl(2)): st
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import signal
@@ -109,9 +108,9 @@ class Share:
         """
         status, status_fd = os.pipe2(os.O_CLOEXEC)
         self._messages_fd, messages_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        order = {"packages": str(PACKAGES), "tree": self.tree, "owner": os.getpid(), "argv": argv}
         try:
-            words = [python, "-IS", str(LAUNCHER), json.dumps({**order, "filtered": filtered, "status_fd": status_fd})]
+            order = (str(PACKAGES), str(status_fd), str(os.getpid()), str(int(filtered)), self.tree)
+            words = [python, "-IS", str(LAUNCHER), *order, *argv]
             # Nobody reads the messages while the daemon runs, and it never blocks on them: the first 64 KiB stay.
             self._process = spawn(words, stderr=messages_fd, pass_fds=(*fds, status_fd))
             os.close(status_fd)

@@ -26,9 +26,12 @@ KATA_ZYGOTE=off where containerd is started)
 """
 
 
-def ask(argv: Sequence[str]) -> int | str:
+def ask(argv: Sequence[str], *, again: bool = False) -> int | str:
     """The exit code of a child that did what this process was to do, with its streams and folder; or, when there was
-    none, why: then nothing was done, and this process does it."""
+    none, why: then nothing was done, and this process does it.
+
+    `again`: what is to be done may be done twice, so a child that dies is as good as none.
+    """
     if not wanted():
         return "zygotes are switched off"
     sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | os.O_CLOEXEC)
@@ -50,6 +53,8 @@ def ask(argv: Sequence[str]) -> int | str:
         sock.close()
     if said.isdigit():
         return int(said)
+    if again:
+        return "the process that a zygote forked has died"
     os.write(2, DIED)
     return FAILED
 

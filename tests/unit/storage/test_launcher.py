@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 
@@ -12,8 +11,7 @@ from kata.storage.share import LAUNCHER, PACKAGES, PYTHON
 def test_no_daemon_for_an_owner_that_has_ended() -> None:
     """Whoever dies before the launcher has asked to die with him would leave a daemon that waits for ever."""
     status, status_fd = os.pipe()
-    order = {"packages": str(PACKAGES), "tree": "/", "owner": 1, "argv": ["/bin/true"], "status_fd": status_fd}
-    argv = [PYTHON, "-IS", str(LAUNCHER), json.dumps(order)]
+    argv = [PYTHON, "-IS", str(LAUNCHER), str(PACKAGES), str(status_fd), "1", "0", "/", "/bin/true"]
     try:
         done = subprocess.run(argv, pass_fds=(status_fd,), capture_output=True, check=False, timeout=60)
         os.close(status_fd)
