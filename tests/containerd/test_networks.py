@@ -93,6 +93,6 @@ def test_names(networks: Networks) -> None:
     with name_server(networks.host, "10.66.0.1", known) as asked:
         for box in (networks.one, networks.two):
             assert "10.66.0.77" in box.shell("nslookup server.tests.local && ! nslookup nowhere.example")
-            assert "PING far.example (192.0.2.9)" in box.shell("ping -c 1 -w 1 far.example || true")
-            assert "PING server (10.66.0.77)" in box.shell("ping -c 1 -w 1 server || true")  # by the search domain
+            assert "PING far.example (192.0.2.9)" in box.shell("ping -c 1 -W 1 far.example || true")
+            assert "PING server (10.66.0.77)" in box.shell("ping -c 1 -W 1 server || true")  # by the search domain
     assert {"server.tests.local", "far.example", "nowhere.example"} <= set(asked)
