@@ -43,7 +43,7 @@ def ask(argv: Sequence[str], *, again: bool = False) -> int | str:
         said = sock.recv(16)
     except FileNotFoundError:
         return "there is no zygote yet"
-    except ConnectionRefusedError:
+    except (ConnectionRefusedError, ConnectionResetError, BrokenPipeError):  # it was, or is since it took the call
         return "the zygote is dead"
     except TimeoutError:
         return f"the zygote did not answer within {PATIENCE} s"

@@ -9,7 +9,7 @@ import pytest
 
 PROGRAM = """
 import os, queue, signal
-from kata.ctl.signals import Forwarder, hold
+from kata.ctl.signals import FORWARDED, Forwarder, hold
 from kata.errors import KataError
 
 class Control:
@@ -22,6 +22,8 @@ class Control:
     def resize(self, rows, columns, exec_id):
         self.told.put((rows, columns, exec_id))
 
+for number in FORWARDED:  # a script in the background, or nohup, has some of them ignored
+    signal.signal(number, signal.SIG_DFL)
 control = Control()
 def told(count):
     print(*(control.told.get(timeout=20) for _ in range(count)))
