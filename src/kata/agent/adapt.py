@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
     from kata.oci.spec import Hook, Hooks, Linux, LinuxDeviceCgroup, LinuxNamespace, LinuxResources, Process, Spec
 
+CRUNS_OWN = ("run.oci.", "module.wasm.")
+"""Annotations that are orders to crun: which program runs the container, what replaces its seccomp filter, where crun
+writes (crun(1)). A specification's are meant for an engine on the host, and its author may be a tenant."""
 HOOK_KINDS = ("prestart", "poststart", "poststop")
 """The folders that a guest hook directory may have."""
 
@@ -34,12 +37,17 @@ class Adaptation(NamedTuple):
     """Whether the cgroup can enforce device rules (eBPF; needs CAP_SYS_RESOURCE)."""
     lsms: tuple[str, ...] = ()
     """Which of "apparmor" and "selinux" the guest's kernel has."""
+    root_disk: tuple[int, int] | None = None
+    """Numbers of the disk that the guest itself runs from."""
 
 
 def adapt_spec(spec: Spec, adaptation: Adaptation) -> Spec:
     """The spec for crun. `spec` stays as it was."""
     adapted: Spec = {**spec, "root": {**spec.get("root", {}), "path": adaptation.rootfs}}
     adapted["linux"] = adapt_linux(spec.get("linux", {}), adaptation)
+    if "annotations" in spec:
+        kept = {key: value for key, value in spec["annotations"].items() if not key.startswith(CRUNS_OWN)}
+        adapted["annotations"] = kept
     if "process" in spec:
         adapted["process"] = adapt_process(spec["process"], adaptation.lsms)
     hooks = merge_hooks(spec.get("hooks", {}), adaptation.guest_hooks)
@@ -54,7 +62,7 @@ def adapt_linux(linux: Linux, adaptation: Adaptation) -> Linux:
     adapted["namespaces"] = choose_namespaces(linux.get("namespaces", []), adaptation.namespaces)
     adapted["cgroupsPath"] = cgroup_path(linux.get("cgroupsPath", ""), adaptation.container_id)
     resources = dict(linux.get("resources", {}))
-    rules = device_rules(linux.get("resources", {}).get("devices", []))
+    rules = device_rules(linux.get("resources", {}).get("devices", []), adaptation.root_disk)
     resources["devices"] = rules if adaptation.device_rules else []
     adapted["resources"] = resources  # type: ignore[typeddict-item]  # a copy with one key replaced
     adapted.pop("intelRdt", None)  # caches are shared out on the host
@@ -68,11 +76,14 @@ def choose_namespaces(asked: Sequence[LinuxNamespace], shared: Mapping[str, str]
 
     ipc and uts are the sandbox's (when it has them), pid is the sandbox's or a new one, network is the
     guest's own: the VM is the pod. Paths of the host mean nothing here, so all others are made anew. Time
-    offsets are dropped as upstream does.
+    offsets are dropped as upstream does. A container with users of its own may neither name the host nor mount
+    message queues in namespaces that belong to the guest's users (user_namespaces(7)), so it has its own of these.
     """
+    own = {"ipc", "uts"} if any(entry["type"] == "user" for entry in asked) else set()
     chosen: list[LinuxNamespace] = []
     for kind in ("ipc", "uts", "pid"):
-        chosen.append({"type": kind, "path": shared[kind]} if kind in shared else {"type": kind})
+        joined = kind in shared and kind not in own
+        chosen.append({"type": kind, "path": shared[kind]} if joined else {"type": kind})
     kept = {entry["type"] for entry in asked} & {"mount", "user", "cgroup"}
     return chosen + [{"type": kind} for kind in sorted(kept | {"mount"})]
 
@@ -86,15 +97,21 @@ def cgroup_path(path: str, container_id: str) -> str:
     return "/" + clean.lstrip("/") if clean.strip("/") else f"/kata/{container_id}"
 
 
-def device_rules(rules: Sequence[LinuxDeviceCgroup]) -> list[LinuxDeviceCgroup]:
+def device_rules(
+    rules: Sequence[LinuxDeviceCgroup], root_disk: tuple[int, int] | None = None
+) -> list[LinuxDeviceCgroup]:
     """The container's device rules behind the default ones: nothing, then what every container needs.
 
     A spec that begins with a rule for all devices (a privileged container, or its own deny) knows what it
-    wants. Without these defaults a container could make a node of the guest's root disk (CVE-2020-2023).
+    wants. Without these defaults a container could make a node of the guest's root disk (CVE-2020-2023), and that
+    disk is nobody's, whatever a spec allows: the last rule that matches counts.
     """
+    denied: list[LinuxDeviceCgroup] = []
+    if root_disk is not None:
+        denied.append({"allow": False, "type": "b", "major": root_disk[0], "minor": root_disk[1], "access": "rwm"})
     if rules and rules[0].get("type", "a") in ("a", "") and "major" not in rules[0]:
-        return list(rules)
-    return [*DEFAULT_RULES, *rules]
+        return [*rules, *denied]
+    return [*DEFAULT_RULES, *rules, *denied]
 
 
 def limited_by(resources: LinuxResources) -> list[str]:

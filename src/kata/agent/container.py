@@ -13,6 +13,7 @@ import signal
 import threading
 import time
 
+from kata.agent import rootfs
 from kata.agent.adapt import adapt_exec, limited_by
 from kata.agent.errors import (
     AgentError,
@@ -76,11 +77,12 @@ class Container:
     def mount_rootfs(self, source: str) -> None:
         """Make the root file system at `source` (a path of the guest) visible in the bundle.
 
-        Raises OSError.
+        Raises OSError, and BadRequest for one that crun must not see.
         """
         if os.path.realpath(source) != os.path.realpath(self.rootfs):
             mounts.bind(source, self.rootfs, recursive=True)
             self.teardown.callback(mounts.unmount_below, self.rootfs)
+        rootfs.check(self.rootfs)
 
     def create(self, spec: oci.Spec) -> None:
         """Have crun make the container from the adapted spec. Raises ContainerError with what crun said."""
@@ -192,11 +194,13 @@ class Container:
         self._crun.resume(self.container_id)
 
     def update(self, resources: oci.LinuxResources) -> None:
-        """Apply new limits. Raises WrongState, ContainerError."""
+        """Apply new limits; which devices it may use stays as it was created. Raises WrongState, ContainerError."""
         self._require(CREATED, RUNNING)
         check_limits(resources)
         path = f"{self.bundle}/resources-{os.urandom(4).hex()}.json"
-        write_file(path, json.dumps(resources).encode())
+        # crun would put device rules in the place of those from the creation, the guest's own among them.
+        limits = {key: value for key, value in resources.items() if key != "devices"}
+        write_file(path, json.dumps(limits).encode())
         try:
             self._crun.update(self.container_id, path)
         finally:

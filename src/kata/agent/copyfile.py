@@ -1,7 +1,8 @@
 """CopyFile: files that the host sends in pieces when it shares no file system with the guest.
 
-Confined below `ROOT`, whatever links containers have planted there (CVE-2026-41326): resolved by openat2,
-written to a temporary name, renamed when complete. Called by `service` only. The protocol has no way to take a file
+Confined below `ROOT`, whatever links containers have planted there (CVE-2026-41326): resolved by openat2 and through no
+link, since one that stays below `ROOT` still leads to what is another container's, and a policy has seen the path alone.
+Written to a temporary name, renamed when complete. Called by `service` only. The protocol has no way to take a file
 back; a whiteout (a character device without content, as overlayfs has them) is ours.
 """
 
@@ -35,7 +36,7 @@ def copy_file(piece: Piece, root: str = ROOT) -> None:
     """Write one piece; directories and links are made at once. Raises BadRequest, OSError."""
     names = names_below(piece.path, root)
     os.makedirs(root, mode=0o755, exist_ok=True)
-    with ConfinedDir(root) as confined:
+    with ConfinedDir(root, links=False) as confined:
         parent = confined.make_dirs("/".join(names[:-1]), piece.dir_mode & 0o7777 or 0o755)
         try:
             _write(parent, names[-1], piece)
@@ -98,7 +99,7 @@ def _write_regular(parent: int, name: str, piece: Piece) -> None:
     if min(piece.offset, piece.size) < 0 or piece.offset + len(piece.data) > piece.size:
         raise BadRequest(f"CopyFile: {len(piece.data)} bytes at {piece.offset} do not fit {piece.size}")
     temporary = f"{name}.tmp"
-    flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+    flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe put there would wait for a reader
     if piece.offset == 0:
         _unlink(parent, temporary)
         flags |= os.O_CREAT | os.O_EXCL

@@ -221,6 +221,7 @@ class Sandbox:
             guest_hooks=self.guest_hooks,
             device_rules=self._limits.cgroups and self._limits.device_rules,
             lsms=container.lsms,
+            root_disk=system.root_disk(),
         )
         container.create(adapt_spec(spec, adaptation))
         self._offer_pid_namespace(container)

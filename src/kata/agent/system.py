@@ -130,6 +130,12 @@ def security_modules() -> tuple[str, ...]:
     return tuple(found)
 
 
+def root_disk() -> tuple[int, int] | None:
+    """Major and minor number of the disk with this guest's own root; None when it is in memory."""
+    device = os.stat("/").st_dev
+    return (os.major(device), os.minor(device)) if os.major(device) else None
+
+
 def load_module(reaper: Reaper, name: str, parameters: Sequence[str]) -> None:
     """Load a kernel module with its dependencies: one that came with the kernel, else one of the image.
 

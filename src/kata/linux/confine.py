@@ -16,9 +16,14 @@ _RESOLVE = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS
 
 
 class ConfinedDir:
-    """A directory that acts as the root of every path given to it. Context manager; owns a descriptor."""
+    """A directory that acts as the root of every path given to it. Context manager; owns a descriptor.
 
-    def __init__(self, path: str) -> None:
+    Without `links` a path that leads through a symbolic link, or ends at one, is refused (ELOOP): what is inside is
+    not one's alone, and even a link that stays inside would lead to what is another's.
+    """
+
+    def __init__(self, path: str, *, links: bool = True) -> None:
+        self._resolve = _RESOLVE if links else _RESOLVE | syscalls.RESOLVE_NO_SYMLINKS
         self._fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def __enter__(self) -> ConfinedDir:
@@ -35,7 +40,7 @@ class ConfinedDir:
 
     def open(self, path: str, flags: int, mode: int = 0) -> int:
         """Open `path` inside; the caller owns the descriptor. Raises OSError."""
-        return syscalls.openat2(self._fd, path.lstrip("/") or ".", flags, mode, _RESOLVE)
+        return syscalls.openat2(self._fd, path.lstrip("/") or ".", flags, mode, self._resolve)
 
     def open_dir(self, path: str) -> int:
         """Open a directory inside, for use as `dir_fd`; the caller owns it. Raises OSError."""

@@ -1,7 +1,7 @@
 """The one place that carries out what storage handlers ask for, and undoes it.
 
-Called by `table`. Everything that was done before a failure is undone before the error goes on. Nothing is
-reached through a symbolic link at the target itself. Never decide here what is mounted.
+Called by `table`. Everything that was done before a failure is undone before the error goes on. No mount point is
+reached through a symbolic link: containers may have planted one (CVE-2015-3629). Never decide here what is mounted.
 """
 
 from __future__ import annotations
@@ -9,15 +9,20 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from contextlib import contextmanager, suppress
 
+from kata.agent.storages.context import DIRECTORY_MODE
 from kata.agent.storages.errors import StorageError
 from kata.agent.storages.hugepages import give_back, reserve
 from kata.agent.storages.ownership import give_tree
 from kata.linux import mounts, syscalls
+from kata.linux.confine import ConfinedDir
 from kata.linux.fds import read_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from kata.agent.storages.context import Directory, MountRequest
     from kata.agent.storages.mirror import Mirror
     from kata.agent.storages.watcher import Watcher
@@ -70,7 +75,8 @@ class Mounted:
                 self._watcher.remove(self._mirror)
                 self._mirror = None
             if self._is_mounted:
-                mounts.unmount(self._request.target.path)
+                with suppress(FileNotFoundError), _plain(self._request.target.path):
+                    mounts.unmount(self._request.target.path)
                 self._is_mounted = False
             if self._has_pages and self._request.pages:
                 give_back(self._request.pages)
@@ -126,21 +132,24 @@ class Mounted:
         mirror.update()
 
     def _mount(self) -> None:
+        """Through descriptors: what is mounted on is what was looked at, wherever the path leads by then."""
         request = self._request
-        target = request.target.path
-        if request.flags & syscalls.MS_BIND:
-            syscalls.mount(request.source, target, "", request.flags & _BIND_FLAGS)
-            self._is_mounted = True
-            if request.flags & ~_BIND_FLAGS:
-                kept = os.statvfs(target).f_flag & _KEPT_FLAGS  # what the source forbids stays forbidden
-                flags = (request.flags & ~syscalls.MS_REC) | syscalls.MS_REMOUNT | kept
-                syscalls.mount(request.source, target, "", flags, request.data)
-        else:
+        bound = bool(request.flags & syscalls.MS_BIND)
+        if not bound:
             _load_filesystem(request.fstype)
-            syscalls.mount(request.source, target, request.fstype, request.flags, request.data)
-            self._is_mounted = True
-        if request.propagation:
-            syscalls.mount("none", target, "", request.propagation)
+        with _plain(request.target.path) as place:
+            if bound:
+                syscalls.mount(request.source, place, "", request.flags & _BIND_FLAGS)
+            else:
+                syscalls.mount(request.source, place, request.fstype, request.flags, request.data)
+        self._is_mounted = True
+        with _plain(request.target.path) as place:  # of what is mounted there now
+            if bound and request.flags & ~_BIND_FLAGS:
+                kept = os.statvfs(place).f_flag & _KEPT_FLAGS  # what the source forbids stays forbidden
+                flags = (request.flags & ~syscalls.MS_REC) | syscalls.MS_REMOUNT | kept
+                syscalls.mount(request.source, place, "", flags, request.data)
+            if request.propagation:
+                syscalls.mount("none", place, "", request.propagation)
 
     def _make_target(self) -> None:
         request = self._request
@@ -151,8 +160,8 @@ class Mounted:
             self._make_file(path)
         else:
             self._make_directory(request.target)
-        if os.path.islink(path):
-            raise StorageError(f"the mount point {path} is a symbolic link")
+        with _plain(path):
+            pass
 
     def _make_file(self, path: str) -> None:
         try:
@@ -175,9 +184,8 @@ class Mounted:
         os.chmod(directory.path, directory.mode)  # after mkdir, which applies the umask, and chown, which clears bits
 
     def _make_parents(self, path: str) -> None:
-        parent = os.path.dirname(path)
-        if parent and not os.path.isdir(parent):
-            os.makedirs(parent, exist_ok=True)
+        with _refusing_links(path), ConfinedDir("/", links=False) as root:
+            os.close(root.make_dirs(os.path.dirname(os.path.normpath(path)), DIRECTORY_MODE))
 
     def _remove_made(self) -> None:
         while self._made:
@@ -194,6 +202,27 @@ class Mounted:
             self.close()
         except StorageError:
             pass
+
+
+@contextmanager
+def _plain(path: str) -> Iterator[str]:
+    """A name for what is at `path` now, reached through no symbolic link. Raises StorageError, OSError."""
+    with _refusing_links(path), ConfinedDir("/", links=False) as root:
+        fd = root.open(os.path.normpath(path), os.O_PATH)
+    try:
+        yield f"/proc/self/fd/{fd}"
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def _refusing_links(path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise StorageError(f"the mount point {path} is a symbolic link, or behind one") from error
+        raise
 
 
 def _load_filesystem(fstype: str) -> None:
