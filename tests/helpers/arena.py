@@ -58,7 +58,8 @@ class Arena:
             "template": True,
             **options,
         }
-        self.sandbox = Sandbox(SandboxConfig(**fields), Logger(os.open("/dev/null", os.O_WRONLY | os.O_CLOEXEC)))  # type: ignore[arg-type]
+        self.log = os.open(folder / "runtime.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC)
+        self.sandbox = Sandbox(SandboxConfig(**fields), Logger(self.log))  # type: ignore[arg-type]
 
     def __enter__(self) -> Arena:
         self.sandbox.start()
@@ -66,6 +67,7 @@ class Arena:
 
     def __exit__(self, *exc: object) -> None:
         self.sandbox.stop()
+        os.close(self.log)
 
     @property
     def directory(self) -> Path:
@@ -145,4 +147,9 @@ def mounted(*mounts: Mount) -> Edit:
 
 def bind(source: object, destination: str, *options: str) -> Mount:
     """A bind mount of the host's."""
-    return {"destination": destination, "type": "bind", "source": str(source), "options": ["rbind", *(options or ("rw",))]}
+    return {
+        "destination": destination,
+        "type": "bind",
+        "source": str(source),
+        "options": ["rbind", *(options or ("rw",))],
+    }

@@ -20,6 +20,9 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 PASSED_ON = ("TERM", "SOURCE_DATE_EPOCH", "http_proxy", "https_proxy", "no_proxy", "TMPDIR")
 """The only variables of ours that a helper sees; everything else could change its behaviour unseen."""
 
+BARE_ENVIRONMENT = {"PATH": PATH, "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8"}
+"""All that a program gets which a guest may take over: a proxy's address may hold a password."""
+
 APT_PACKAGES = {
     "crun": "crun",
     "cpio": "cpio",

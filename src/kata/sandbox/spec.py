@@ -6,11 +6,13 @@ each field means). Front ends that bring their own spec, as containerd does, do 
 
 from __future__ import annotations
 
+import os
 from typing import cast
 
 import msgspec
 
 from kata.oci.spec import Linux, LinuxResources, Mount, Process, Spec
+from kata.sandbox.seccomp import default_profile
 
 DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -160,6 +162,7 @@ def _linux(options: ContainerOptions) -> Linux:
         "cgroupsPath": f"/kata/{options.id}",
         "maskedPaths": list(MASKED_PATHS),
         "readonlyPaths": list(READONLY_PATHS),
+        "seccomp": default_profile(os.uname().machine),
     }
 
 

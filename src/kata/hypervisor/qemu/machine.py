@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kata.hypervisor.errors import HypervisorError, QmpError, StartError
-from kata.hypervisor.qemu import devices, files, migration, nics, vfio
+from kata.hypervisor.qemu import devices, files, migration, nics, vfio, view
 from kata.hypervisor.qemu.command_line import Resolved, command_line
 from kata.hypervisor.qemu.console import Console, clean_lines
 from kata.hypervisor.qemu.growth import Growth
@@ -29,7 +29,7 @@ from kata.hypervisor.qemu.hotplug import Hotplug
 from kata.hypervisor.qemu.privileges import drop_privileges
 from kata.hypervisor.qemu.qmp import QmpClient
 from kata.hypervisor.vsock import DEVICE as VSOCK_DEVICE
-from kata.linux.process import PATH, spawn
+from kata.linux.process import BARE_ENVIRONMENT, PATH, spawn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -272,14 +272,14 @@ class QemuMachine:
     def _start(self) -> None:
         files.check_boot_files(self.spec)
         self._accelerator = self._choose_accelerator()
-        with vfio.open_groups(self.spec):
-            self._launch()
+        with vfio.open_groups(self.spec), view.namespaces(self.spec, self._binary, self._accelerator) as entered:
+            self._launch(entered)
 
-    def _launch(self) -> None:
+    def _launch(self, entered: dict[str, str]) -> None:
         with ExitStack() as ours:
             qmp, qmp_fd = _socket_pair(ours)
             console, console_fd = _socket_pair(ours)
-            argv, fds = self._argv(ours, qmp_fd, console_fd)
+            argv, fds = self._argv(ours, qmp_fd, console_fd, entered)
             self._spawn(argv, fds)
             # From here on QEMU's copies are the only ones: their end is how we see its end.
             self._console = Console(console.dup())
@@ -295,7 +295,9 @@ class QemuMachine:
         except QmpError as error:
             raise self._start_error(error) from error
 
-    def _argv(self, ours: ExitStack, qmp_fd: int, console_fd: int) -> tuple[list[str], tuple[int, ...]]:
+    def _argv(
+        self, ours: ExitStack, qmp_fd: int, console_fd: int, entered: dict[str, str]
+    ) -> tuple[list[str], tuple[int, ...]]:
         vsock = files.claim_vsock(ours) if self._uses_vsock() else None
         self._cid = None if vsock is None else vsock.cid
         ports = devices.ports(self.spec)
@@ -322,6 +324,7 @@ class QemuMachine:
             bind_low_ports=any(port.host_port < 1024 for port in published),
             locked_memory=vfio.locked_memory(self.spec),
             netns=self.spec.netns,
+            namespaces=entered,
         )
         return [*prefix, *command_line(self.spec, resolved)], (
             *resolved.fds(),
@@ -336,7 +339,7 @@ class QemuMachine:
         # Nobody reads the pipe while QEMU runs, and neither end blocks: the first 64 KiB are kept, and a guest
         # that makes QEMU complain for ever fills nothing else.
         try:
-            self._process = spawn(argv, stderr=stderr, pass_fds=fds)
+            self._process = spawn(argv, stderr=stderr, pass_fds=fds, env=BARE_ENVIRONMENT, whole_env=True)
         finally:
             os.close(stderr)
         self._pidfd = os.pidfd_open(self._process.pid)

@@ -8,8 +8,12 @@ long as the owner of the machine.
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 from kata.hypervisor.errors import HypervisorError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 KVM_DEVICE = "/dev/kvm"
 _UNLESS_ORPHANED = '[ "$PPID" = "$0" ] && exec "$@"'
@@ -25,15 +29,18 @@ def drop_privileges(
     root: bool | None = None,
     locked_memory: int = 0,
     netns: str = "",
+    namespaces: Mapping[str, str] | None = None,
 ) -> list[str]:
     """The words to put before a VMM's argv.
 
     `bind_low_ports` keeps CAP_NET_BIND_SERVICE, for a published port below 1024. `root` is whether we may shrink the
     bounding set (by default: whether we are root). `locked_memory` are bytes that it may lock, which takes
     CAP_SYS_RESOURCE; 0 leaves that as it is. `netns` is the path of the network namespace that it runs in, empty for
-    ours. Raises HypervisorError when the accelerator is kvm and the user could not open its device.
+    ours; `namespaces` are others, by nsenter's names. Raises HypervisorError when the accelerator is kvm and the user
+    could not open its device.
     """
-    words = ["nsenter", f"--net={netns}", "--"] if netns else []
+    entered = {**({"net": netns} if netns else {}), **(namespaces or {})}
+    words = ["nsenter", *(f"--{name}={path}" for name, path in entered.items()), "--"] if entered else []
     words += ["prlimit", f"--memlock={locked_memory}:{locked_memory}"] if locked_memory else []
     words += ["setpriv", "--no-new-privs", "--pdeathsig", "KILL"]
     if root is None:
