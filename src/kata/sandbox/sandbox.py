@@ -313,8 +313,6 @@ class Sandbox:
     def _start_share(self, undo: contextlib.ExitStack) -> sharing.Exports:
         if not self.config.share:
             return sharing.Exports()
-        if self._share is not None:
-            self._share.close()  # that of a machine which did not come up
         self._share, exports = sharing.start(self.config.sharing, os.fspath(paths.vm_dir() / self.config.id))
         undo.callback(self._share.close)
         return exports
