@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 
+from kata.ctl.output import printable
 from kata.errors import KataError
 
 EXIT_FAILED = 1
@@ -24,12 +25,15 @@ class UsageError(KataError):
 
 
 def show(error: KataError) -> None:
-    """Print an error for people: one line, the hint, then the detail, on standard error."""
-    print(f"kata: {error.layer}: {error.what}", file=sys.stderr)
+    """Print an error for people: one line, the hint, then the detail, on standard error.
+
+    What is in it may be an image's words, or a guest's.
+    """
+    print(f"kata: {error.layer}: {printable(error.what)}", file=sys.stderr)
     if hint := error.hint or _advice(error):
-        print(f"  hint: {hint}", file=sys.stderr)
+        print(f"  hint: {printable(hint)}", file=sys.stderr)
     for line in error.detail.splitlines():
-        print(f"  {line}", file=sys.stderr)
+        print(f"  {printable(line)}", file=sys.stderr)
 
 
 def _advice(error: KataError) -> str:

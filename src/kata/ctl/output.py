@@ -31,7 +31,7 @@ def json_line(value: object) -> None:
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Columns padded with blanks, the way `docker ps` prints them; headers also when there are no rows."""
-    cells = [[_printable(value) for value in row] for row in (headers, *rows)]
+    cells = [[printable(value) for value in row] for row in (headers, *rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(headers))]
     for row in cells:
         print("   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
@@ -66,5 +66,6 @@ def _spinner(title: str) -> Iterator[Progress]:
         yield lambda text: status.update(escape(text))
 
 
-def _printable(value: object) -> str:
+def printable(value: object) -> str:
+    """A value on one line, without what a terminal would take for a command: names and errors are of strangers too."""
     return "".join(char if char.isprintable() else "?" for char in str(value))

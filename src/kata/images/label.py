@@ -7,7 +7,6 @@ that is merely run must not take a name away from another image. Never trust the
 from __future__ import annotations
 
 import re
-import tarfile
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,6 +16,7 @@ from kata.images import layout, names
 from kata.images.errors import InvalidNameError, MalformedImageError
 from kata.images.layout import CONTAINERD_NAME, REF_NAME, Index
 from kata.images.source import MAX_MEMBERS, Kind, Source
+from kata.images.tarheaders import BadArchiveError, open_archive
 
 _SUFFIX = re.compile(r"\.(?:tar|oci|tar\.\w+|tgz|tzst|txz)$")
 
@@ -55,7 +55,7 @@ def _own_name(source: Source, path: Path) -> tuple[str, str]:
             return _index_name(_read_member(path, "index.json", Index), source.ref)
         if source.kind is Kind.DOCKER_ARCHIVE:
             return _docker_name(_read_member(path, "manifest.json", list[_DockerImage]), source.ref), ""
-    except (MalformedImageError, OSError, tarfile.TarError, EOFError, ValueError):
+    except (MalformedImageError, BadArchiveError, OSError):
         pass  # skopeo reads it next, and says what is wrong with it
     return "", ""
 
@@ -84,13 +84,11 @@ def _valid(name: str) -> str:
 
 
 def _read_member(path: Path, name: str, kind: type[_Document]) -> _Document:
-    with tarfile.open(path) as archive:
+    with open_archive(path) as archive:
         for _ in range(MAX_MEMBERS):
             member = archive.next()
             if member is None:
                 break
-            if member.name.removeprefix("./") == name and member.isreg() and member.size <= layout.MAX_DOCUMENT:
-                content = archive.extractfile(member)
-                assert content is not None  # it is a regular file
-                return layout.decode(content.read(), kind)
+            if member.name.removeprefix("./") == name and member.is_file:
+                return layout.decode(archive.content(layout.MAX_DOCUMENT), kind)
     raise MalformedImageError(f"{path} has no {name}")

@@ -6,17 +6,14 @@ archive or speak to a registry here.
 
 from __future__ import annotations
 
-import bz2
-import gzip
-import lzma
 import re
-import zlib
 from pathlib import Path
 
 from kata.images import layout
 from kata.images.errors import ImageError, InvalidNameError, MalformedImageError, NoSpaceError
 from kata.images.source import Kind, Source
-from kata.images.workspace import free_bytes
+from kata.images.tarheaders import BadArchiveError, Bounded, most_unpacked, open_compressed
+from kata.images.workspace import bounded, free_bytes
 from kata.linux import process
 from kata.linux.process import ProcessError
 
@@ -54,34 +51,25 @@ def _expand(source: Source, work: Path) -> Source:
 
     Raises NoSpaceError before the file system is full, MalformedImageError.
     """
-    opened = _open_compressed(Path(source.path))
+    path = Path(source.path)
+    try:
+        opened = open_compressed(path)
+    except OSError:
+        opened = None  # skopeo says it better
     if opened is None:
         return source
     plain, left = work / "expanded.tar", free_bytes(work)
     try:
         with opened, plain.open("xb") as target:
-            while chunk := opened.read(1 << 20):
+            packed = Bounded(opened, most_unpacked(path))
+            while chunk := packed.read(1 << 20):
                 left -= len(chunk)
                 if left < 0:
                     raise NoSpaceError(f"{source.path} does not fit on this file system once it is unpacked")
                 target.write(chunk)
-    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
-        raise MalformedImageError(f"{source.path} is damaged", detail=str(error)) from None
+    except BadArchiveError as error:
+        raise MalformedImageError(f"{source.path} is no usable archive", detail=str(error)) from None
     return Source(source.kind, str(plain), source.ref)
-
-
-def _open_compressed(path: Path) -> gzip.GzipFile | bz2.BZ2File | lzma.LZMAFile | None:
-    """A reader of what is compressed in `path`, by its first bytes; None when nothing is, or there is no such file."""
-    try:
-        with path.open("rb") as file:
-            magic = file.read(6)
-    except OSError:
-        return None  # skopeo says it better
-    if magic.startswith(b"\x1f\x8b"):
-        return gzip.GzipFile(path)
-    if magic.startswith(b"BZh"):
-        return bz2.BZ2File(path)
-    return lzma.LZMAFile(path) if magic == b"\xfd7zXZ\0" else None
 
 
 def _policy(source: Source, work: Path) -> Path:
@@ -105,14 +93,13 @@ def _describe(source: Source) -> str:
 
 def _copy(source: str, target: Path, work: Path, policy: Path, options: tuple[str, ...]) -> None:
     argv = [
-        # No file can be larger than what is free: a bomb ends before the file system is full.
-        "prlimit", f"--fsize={free_bytes(work)}", "--",
         "skopeo", "--policy", str(policy), "--tmpdir", str(work),
         "copy", "--quiet", "--format", "oci", *options,
         "--", source, f"oci:{target}:{_REF}",
     ]  # fmt: skip
     try:
-        process.run(argv, timeout=TIMEOUT)
+        # No file can be larger than what is free: a bomb ends before the file system is full.
+        process.run(bounded(argv, free_bytes(work)), timeout=TIMEOUT)
     except ProcessError as error:
         raise _explain(error, source) from None
 

@@ -144,17 +144,17 @@ def _look_at_directory(path: Path) -> Kind:
 
 def _look_at_archive(path: Path) -> Kind:
     """OCI wins where an archive is both (as `docker save` and `ctr export` make them): it keeps digests."""
-    import tarfile  # only for files
+    from kata.images.tarheaders import BadArchiveError, open_archive  # only for files
 
     seen: set[str] = set()
     try:
-        with tarfile.open(path) as archive:
+        with open_archive(path) as archive:
             for _ in range(MAX_MEMBERS):
                 member = archive.next()
                 if member is None or "oci-layout" in seen:
                     break
                 seen.add(member.name.removeprefix("./"))
-    except (tarfile.TarError, EOFError, ValueError, OSError):
+    except (BadArchiveError, OSError):
         seen = set()
     if "oci-layout" in seen:
         return Kind.OCI_ARCHIVE

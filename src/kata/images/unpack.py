@@ -49,12 +49,9 @@ def _unpack(layout: Path, work: Path, limit: int) -> Path:
     """umoci's work, in a directory of its own below `work`; no file may grow beyond `limit` bytes."""
     tree = work / "unpacked" / "rootfs"
     tree.parent.mkdir(mode=0o700)
-    argv = [
-        "prlimit", f"--fsize={max(limit, 1 << 20)}", "--",
-        "umoci", "raw", "unpack", "--image", f"{layout}:{REF}", "--", str(tree),
-    ]  # fmt: skip
+    argv = ["umoci", "raw", "unpack", "--image", f"{layout}:{REF}", "--", str(tree)]
     try:
-        process.run(argv, timeout=TIMEOUT)
+        process.run(workspace.bounded(argv, max(limit, 1 << 20)), timeout=TIMEOUT)
     except ProcessError as error:
         # umoci does not always say why it failed. There was space for twice the image: who took it?
         raise _explain(error, full=workspace.free_bytes(work) < limit) from None

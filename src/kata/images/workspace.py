@@ -10,7 +10,7 @@ import errno
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -24,6 +24,8 @@ from kata.linux.process import ProcessError
 LOCK_TIMEOUT = 60.0
 MARGIN = 16 << 20
 """Bytes that must stay free after everything we know of has been written."""
+MEMORY = 2 << 30
+"""Bytes of memory that a program may take which reads what strangers wrote; for 700 MB of files it takes 40 MB."""
 
 Progress = Callable[[str], None]
 
@@ -102,6 +104,11 @@ def require_space(path: Path, size: int, files: int, purpose: str) -> None:
             f"the file system of {path} has {stat.f_favail} inodes left; to {purpose} takes {files}",
             hint="remove files there or set KATA_DATA_DIR to another file system",
         )
+
+
+def bounded(argv: Sequence[str], largest_file: int) -> list[str]:
+    """The argv of a program that may write no file beyond so many bytes, nor take more than MEMORY (getrlimit(2))."""
+    return ["prlimit", f"--fsize={largest_file}", f"--data={MEMORY}", "--", *argv]
 
 
 def free_bytes(path: Path) -> int:
