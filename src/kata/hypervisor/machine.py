@@ -40,6 +40,8 @@ class Disk(msgspec.Struct, frozen=True):
     driver: DiskDriver = "blk"
     bounded: bool = False
     """Whether what is on it says where it ends, as EROFS does: then the guest may take the disk to be larger."""
+    identity: str = ""
+    """What must be found at `path` (`kata.linux.fds.identity`), or it is not opened; empty for whatever is there."""
 
 
 class DiskAddress(NamedTuple):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -120,3 +121,10 @@ def set_pipe_size(fd: int, size: int) -> None:
 def pipe_size(fd: int) -> int:
     """How many bytes a pipe's buffer holds."""
     return fcntl.fcntl(fd, F_GETPIPE_SZ)
+
+
+def identity(info: os.stat_result) -> str:
+    """What a disk is, whatever it is called: a block device by its number, a file by its inode. Empty for the rest."""
+    if stat.S_ISBLK(info.st_mode):
+        return f"block {os.major(info.st_rdev)}:{os.minor(info.st_rdev)}"
+    return f"file {info.st_dev}:{info.st_ino}" if stat.S_ISREG(info.st_mode) else ""

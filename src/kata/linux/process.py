@@ -64,6 +64,7 @@ def run(
     input: bytes | None = None,
     env: Mapping[str, str] | None = None,
     cwd: str | None = None,
+    pass_fds: Sequence[int] = (),
     ok: Sequence[int] = (0,),
 ) -> subprocess.CompletedProcess[bytes]:
     """Run `argv` to its end within `timeout` seconds; both outputs are captured.
@@ -78,6 +79,7 @@ def run(
         stderr=subprocess.PIPE,
         env=env,
         cwd=cwd,
+        pass_fds=pass_fds,
     )
     return finish(process, argv, timeout=timeout, input=input, ok=ok)
 

@@ -21,7 +21,7 @@ from kata.oci.shapes import Field, Shape
 from kata.protocol.generated import oci_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from google.protobuf.message import Message
 
@@ -82,6 +82,18 @@ def resources_from_proto(message: oci_pb2.LinuxResources) -> LinuxResources:
     return cast("LinuxResources", _read(message, shapes.RESOURCES))
 
 
+def check(spec: Spec) -> None:
+    """Raise SpecError unless every field that is known here has its type, is in its range, and is there if it must."""
+    spec_to_proto(spec)
+    for place, needed, entries in (
+        ("mounts", "destination", spec.get("mounts", [])),
+        ("linux.namespaces", "type", spec.get("linux", {}).get("namespaces", [])),
+    ):
+        for index, entry in enumerate(cast("list[dict[str, object]]", entries)):
+            if not entry.get(needed):
+                raise SpecError(f"{place}[{index}] has no {needed}")
+
+
 def lost_fields(spec: Spec) -> list[str]:
     """The JSON paths of what is set in `spec` and has no place in the protocol, for a warning."""
     return list(_lost(spec, shapes.SPEC, ""))
@@ -113,8 +125,10 @@ def _write_field(message: Message, field: Field, item: object, place: str) -> No
             getattr(message, field.name).extend(_check_all(field, checked, place))
         elif field.kind == shapes.MAP:
             getattr(message, field.name).update(checked)
+            _refuse_nul((*checked, *checked.values()), place)
         else:
             setattr(message, field.name, checked)
+            _refuse_nul((checked,), place)
     except (TypeError, ValueError) as error:  # what protobuf says of a number out of range or a wrong type
         raise SpecError(f"{place} cannot be sent to the guest: {error}") from error
 
@@ -127,7 +141,14 @@ def _check(value: object, wanted: type, place: str) -> Any:  # noqa: ANN401 - `w
 
 def _check_all(field: Field, values: list[object], place: str) -> list[object]:
     wanted = str if field.kind == shapes.TEXTS else int
+    _refuse_nul(values, place)
     return [_check(value, wanted, f"{place}[{index}]") for index, value in enumerate(values)]
+
+
+def _refuse_nul(values: Iterable[object], place: str) -> None:
+    """No name, path or variable has a NUL in it: for whoever reads it next it would end there."""
+    if any(isinstance(value, str) and "\0" in value for value in values):
+        raise SpecError(f"{place} has a NUL character in it")
 
 
 def _read(message: Message, shape: Shape) -> dict[str, object]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 from kata import paths
 from kata.hypervisor.errors import NoPlaceError
 from kata.hypervisor.machine import Disk, DiskAddress, DiskDriver
+from kata.linux.fds import identity
 from kata.sandbox.errors import ConfigError, ConflictError, NotFoundError
 from kata.sandbox.updates import Plug
 from kata.storage import emptydirs
@@ -64,13 +65,10 @@ def plug_of(path: str, *, readonly: bool, volume: str = "") -> Plug:
         info = os.stat(path)
     except OSError as error:
         raise ConfigError(f"the disk {path} cannot be used: {error.strerror}") from error
-    if stat.S_ISBLK(info.st_mode):
-        identity = f"block {os.major(info.st_rdev)}:{os.minor(info.st_rdev)}"
-    elif stat.S_ISREG(info.st_mode):
-        identity = f"file {info.st_dev}:{info.st_ino}"
-    else:
+    found = identity(info)
+    if not found:
         raise ConfigError(f"the disk {path} is neither a block device nor a regular file")
-    return Plug(_serial(identity), os.path.realpath(path), readonly, volume)
+    return Plug(_serial(found), os.path.realpath(path), readonly, volume, identity=found)
 
 
 def empty_dir_plug(folder: str) -> Plug:
@@ -169,7 +167,8 @@ class Disks:
             with ExitStack() as undo:
                 if entry.plug.empty_dir:
                     self._made_images = True
-                    emptydirs.make_image(self._directory, entry.plug.empty_dir)
+                    made = emptydirs.make_image(self._directory, entry.plug.empty_dir)
+                    entry.plug = entry.plug._replace(identity=made)
                 self._mark(entry.plug, undo)
                 self._add(entry.plug)
                 undo.callback(self._remove, entry.plug.serial)
@@ -207,11 +206,18 @@ class Disks:
 
 
 def _disk(plug: Plug, driver: DiskDriver) -> Disk:
-    return Disk(plug.path, plug.serial, readonly=plug.readonly, driver=driver, bounded=plug.bounded)
+    return Disk(
+        plug.path,
+        plug.serial,
+        readonly=plug.readonly,
+        driver=driver,
+        bounded=plug.bounded,
+        identity=plug.identity,
+    )
 
 
-def _serial(identity: str) -> str:
-    return hashlib.sha256(identity.encode()).hexdigest()[:SERIAL_LENGTH]
+def _serial(what: str) -> str:
+    return hashlib.sha256(what.encode()).hexdigest()[:SERIAL_LENGTH]
 
 
 def _require_compatible(there: Plug, wanted: Plug) -> None:

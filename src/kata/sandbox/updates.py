@@ -53,7 +53,8 @@ class Plug(NamedTuple):
     """A block device or image file of the host that the guest has to have as the disk `serial`.
 
     `volume` is the direct volume that it is, which is marked as in use meanwhile. `empty_dir`: it is a file in that
-    folder, made when it is first needed.
+    folder, made when it is first needed. `identity`: what the path led to when it was looked at, as
+    `hypervisor.machine.Disk` has it.
     """
 
     serial: str
@@ -63,6 +64,7 @@ class Plug(NamedTuple):
     bounded: bool = False
     """As `hypervisor.machine.Disk` has it."""
     empty_dir: str = ""
+    identity: str = ""
 
 
 class MountUpdate(NamedTuple):

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 from kata.errors import KataError
 from kata.factory import leftovers
 from kata.log import Logger
+from kata.oci.ids import is_id
 from kata.protocol.generated.host import task_pb2
 from kata.sandbox.errors import NotFoundError, SandboxError
 from kata.sandbox.reconcile import kill, remove_leftovers
 from kata.sandbox.store import Store
 from kata.shim.address import SOCKET_DIR, answers, socket_path
-from kata.shim.bundle import annotations_of, read_spec
+from kata.shim.bundle import annotations_of, read_checked, read_spec
 from kata.shim.events import timestamp
 from kata.shim.hooks import HostHooks
 from kata.shim.kind import BUNDLE_PATH, Kind, kind_of
@@ -35,7 +36,7 @@ def delete(arguments: Arguments) -> bytes:
     """Clear up after a task; the serialised DeleteResponse."""
     bundle = arguments.bundle or os.getcwd()
     kind = _kind(arguments.id, bundle)
-    if kind.makes_sandbox:
+    if kind.makes_sandbox and is_id(kind.sandbox_id):
         _remove_sandbox(Store(), kind.sandbox_id, bundle)
         leftovers.sweep()  # once the shim is gone, which may have been making a template
         path = socket_path(arguments.address, arguments.namespace, kind.sandbox_id, SOCKET_DIR)
@@ -57,9 +58,9 @@ def _kind(container_id: str, bundle: str) -> Kind:
 def _run_hooks(container_id: str, bundle: str) -> None:
     """Those that come after a container, unless its shim was there to run them."""
     try:
-        spec = read_spec(bundle)
+        spec = read_checked(bundle)
     except KataError:
-        return
+        return  # no container was ever made of it
     HostHooks(container_id, bundle, spec, Logger(2, name="containerd-shim-v2", pid=os.getpid())).removed()
 
 

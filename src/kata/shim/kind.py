@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from kata.errors import KataError
+from kata.oci.ids import LONGEST, is_id
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,7 +28,7 @@ BUNDLE_PATH = "io.katacontainers.pkg.oci.bundle_path"
 
 
 class KindError(KataError):
-    """The annotations of a container contradict themselves."""
+    """The annotations of a container contradict themselves, or an id is none."""
 
     layer = "config"
 
@@ -46,6 +47,17 @@ class Kind(NamedTuple):
 
 def kind_of(container_id: str, annotations: Mapping[str, str]) -> Kind:
     """What this container is. Raises KindError."""
+    found = _kind_of(container_id, annotations)
+    for name in (container_id, found.sandbox_id):
+        if not is_id(name):
+            raise KindError(
+                f"{name[:LONGEST]!r} is no id of a container or sandbox",
+                hint=f"letters, digits, '_', '.' and '-', at most {LONGEST}; a letter or digit first",
+            )
+    return found
+
+
+def _kind_of(container_id: str, annotations: Mapping[str, str]) -> Kind:
     for key, names in TYPES:
         value = annotations.get(key)
         if value is None:

@@ -24,7 +24,7 @@ from kata.sandbox.reconcile import reconcile
 from kata.sandbox.sandbox import Sandbox
 from kata.sandbox.store import Record, Store, living
 from kata.shim import health
-from kata.shim.bundle import annotations_of, read_spec, write_once
+from kata.shim.bundle import annotations_of, read_checked, write_once
 from kata.shim.configure import Configured, configure, container_spec
 from kata.shim.events import timestamp
 from kata.shim.hooks import HostHooks, network_namespace
@@ -34,6 +34,7 @@ from kata.shim.owner import Owner
 from kata.shim.portforward import Forwarder, start_forwarder
 from kata.shim.rootfs import guest_rootfs, unmount_rootfs
 from kata.shim.standin import StandIn, joined_pid
+from kata.shim.stdio import require_fifos
 from kata.shim.task import SIGKILL, Creation, StdioNames, Task
 
 if TYPE_CHECKING:
@@ -204,8 +205,9 @@ class Pod:
     # Section: creating
 
     def _create(self, request: task_pb2.CreateTaskRequest) -> Task:
-        spec = read_spec(request.bundle)
+        spec = read_checked(request.bundle)
         kind = kind_of(request.id, annotations_of(spec))
+        require_fifos(kind, request.stdin, request.stdout, request.stderr)
         configured = configure(kind, spec, request.options) if kind.makes_sandbox else None
         config = self._running(kind).config if configured is None else configured.sandbox
         hooks = HostHooks(request.id, request.bundle, spec, self._log)

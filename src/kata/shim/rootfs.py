@@ -92,8 +92,8 @@ def snapshot_key(entries: Sequence[mount_pb2.Mount]) -> str:
 def mount_rootfs(bundle: str, entries: Sequence[mount_pb2.Mount], root: str = "") -> str:
     """The folder that holds the root file system: `<bundle>/rootfs`, with `entries` mounted there in their order.
 
-    Without entries it is `root`, as the specification names it: absolute, or below the bundle. Raises RootfsError;
-    nothing stays mounted then.
+    Without entries it is `root`, as the specification names it: absolute, or below the bundle. Never a device, and never
+    a folder of the host that holds others' files. Raises RootfsError; nothing stays mounted then.
     """
     target = os.path.join(bundle, "rootfs" if entries else root or "rootfs")
     try:
@@ -101,19 +101,41 @@ def mount_rootfs(bundle: str, entries: Sequence[mount_pb2.Mount], root: str = ""
             os.makedirs(target, 0o711, exist_ok=True)
         for entry in entries:
             _mount(entry, target)
+        _require_usable(bundle, target, empty_is_fine=bool(entries))
     except OSError as error:
         unmount_rootfs(bundle)
         raise RootfsError(
             f"the root file system of {os.path.basename(bundle)} cannot be mounted: {error}",
             hint="look at the snapshotter of the container manager",
         ) from error
-    if not entries and not _has_content(target):
+    except RootfsError:
+        unmount_rootfs(bundle)
+        raise
+    return target
+
+
+def _require_usable(bundle: str, target: str, *, empty_is_fine: bool) -> None:
+    """Raise RootfsError for what is no root file system, or is the host's (CVE-2026-24054), whatever links lead there.
+
+    What holds the bundle holds the host's state, so no container's root does. Raises OSError.
+    """
+    if not empty_is_fine and not _has_content(target):
         raise RootfsError(
             f"{target} is empty or missing, and nothing is to be mounted there",
             hint="an image without layers cannot be run; give the container a root file system",
             layer="config",
         )
-    return target
+    real, holder = os.stat(target), os.path.realpath(bundle)
+    while True:
+        if os.path.samestat(real, os.stat(holder)):
+            raise RootfsError(
+                f"{target} is this host's {holder}, which no container can have as its root file system",
+                hint="give the container a root file system of its own",
+                layer="config",
+            )
+        if holder == "/":
+            return
+        holder = os.path.dirname(holder)
 
 
 def _has_content(folder: str) -> bool:

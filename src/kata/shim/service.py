@@ -10,6 +10,7 @@ import os
 from typing import TYPE_CHECKING, cast
 
 from kata.errors import KataError
+from kata.oci.errors import SpecError
 from kata.protocol.generated.host import task_pb2
 from kata.protocol.messages import message
 from kata.protocol.status import Code, RpcError
@@ -34,6 +35,7 @@ CODES: tuple[tuple[type[KataError], Code], ...] = (
     (errors.ConflictError, Code.FAILED_PRECONDITION),
     (errors.ConfigError, Code.INVALID_ARGUMENT),
     (KindError, Code.INVALID_ARGUMENT),
+    (SpecError, Code.INVALID_ARGUMENT),
 )
 """First match wins; everything else is UNKNOWN, as runc's shim has it."""
 

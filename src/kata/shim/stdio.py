@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING
 from kata.errors import KataError
 from kata.linux.fds import set_pipe_size
 from kata.sandbox.stdio import READ_SIZE, Streams
+from kata.shim.kind import SINGLE
 
 if TYPE_CHECKING:
     from kata.sandbox.stdio import Stream
+    from kata.shim.kind import Kind
 
 READY_TIMEOUT = 10.0
 """Seconds that a logger has to say that it is ready."""
@@ -45,6 +47,19 @@ def connect(stdin: str, stdout: str, stderr: str, *, container_id: str, namespac
         raise StdioError(
             f"a standard stream of {container_id} cannot be opened: {error}", hint="the client makes its FIFOs first"
         ) from error
+
+
+def require_fifos(kind: Kind, *names: str) -> None:
+    """Raise StdioError for a program or file as a stream of a pod's container: its engine gives it FIFOs, always.
+
+    A name that starts a program there did not come from an engine, but through it: from an image's label, once
+    (GO-2026-5758). A container of its own may have a logger; its client says which.
+    """
+    if kind.name == SINGLE:
+        return
+    for name in names:
+        if "://" in name and not name.startswith("fifo://"):
+            raise StdioError(f"a container of a pod cannot have {name[:80]!r} for a stream", hint="streams are FIFOs")
 
 
 def _plain(name: str) -> str:
@@ -122,8 +137,13 @@ class FileSink:
     """Appends to a file."""
 
     def __init__(self, path: str) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        # Not blocking, so that a FIFO without a reader is not waited for; a link would lead to somebody else's file.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         self._fd = os.open(path, flags, 0o600)
+        mode = os.fstat(self._fd).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISCHR(mode)):
+            os.close(self._fd)
+            raise OSError(f"{path} is no file")
 
     def write(self, stream: Stream, data: bytes) -> None:
         """Append all of `data`. Raises OSError."""

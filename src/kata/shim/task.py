@@ -11,8 +11,9 @@ import threading
 from typing import TYPE_CHECKING, NamedTuple
 
 from kata.errors import KataError
+from kata.oci.ids import LONGEST, is_id
 from kata.protocol.generated.host import events_pb2, task_pb2
-from kata.sandbox.errors import ConflictError
+from kata.sandbox.errors import ConfigError, ConflictError
 from kata.sandbox.process import ProcessState
 from kata.shim import stdio
 from kata.shim.events import timestamp
@@ -142,6 +143,9 @@ class Task:
 
     def add(self, exec_id: str, spec: ProcessSpec, names: tuple[str, str, str]) -> None:
         """Remember a process that will be started later; `names` are its streams'. Raises KataError."""
+        if not is_id(exec_id):
+            raise ConfigError(f"{exec_id[:LONGEST]!r} is no id of a process")
+        stdio.require_fifos(self.kind, *names)
         process = self.container.add(exec_id, spec)
         entry = Entry(process, StdioNames(*names))
         box = spec.get("consoleSize", {})

@@ -16,6 +16,7 @@ from kata.hypervisor.errors import HypervisorError, SpecError
 from kata.hypervisor.machine import Disk, MachineSpec, SharedDirectory, TapNic
 from kata.hypervisor.qemu.devices import PMEM_ALIGNMENT, Port, VsockEndpoint, all_disks, pmems
 from kata.hypervisor.vsock import claim_cid
+from kata.linux.fds import identity
 
 CONNECT_TIMEOUT = 5.0
 VHOST_NET = "/dev/vhost-net"
@@ -28,7 +29,15 @@ def open_disks(spec: MachineSpec, stack: ExitStack) -> tuple[int, ...]:
 
 def open_disk(disk: Disk, stack: ExitStack) -> int:
     """A descriptor, O_RDONLY for a read-only disk. Raises HypervisorError naming the disk."""
-    return _open(disk.path, os.O_RDONLY if disk.readonly else os.O_RDWR, "disk", stack)
+    flags = os.O_RDONLY if disk.readonly else os.O_RDWR
+    if not disk.identity:
+        return _open(disk.path, flags, "disk", stack)
+    with ExitStack() as ours:
+        # Looked at before it is opened: it may be somebody else's disk by now, or a pipe that nobody writes to.
+        found = _open(disk.path, os.O_PATH, "disk", ours)
+        if identity(os.fstat(found)) != disk.identity:
+            raise HypervisorError(f"the disk {disk.path} is not what it was: somebody has replaced it", layer="host")
+        return _open(f"/proc/self/fd/{found}", flags, "disk", stack)
 
 
 def disk_driver(fd: int) -> str:
