@@ -98,7 +98,8 @@ def provide(
     exclusive: bool = False,
 ) -> Saved:
     """The template's open files, which `undo` closes; it is made if it is not there. Raises FactoryError, OSError."""
-    saved = store.open(template.name, undo, exclusive=exclusive)
+    size = template.machine.memory_mib << 20
+    saved = store.open(template.name, undo, size, exclusive=exclusive)
     if saved is not None:
         return saved
     from kata.factory.make import make  # once a template
@@ -107,7 +108,7 @@ def provide(
         fd = make(store, template.machine, template.name, template.files, timeout, warm_up)
         if fd >= 0:
             ours.callback(os.close, fd)
-        saved = store.open(template.name, undo, fd, exclusive=exclusive)
+        saved = store.open(template.name, undo, size, fd, exclusive=exclusive)
     if saved is None:
         raise FactoryError("the template was removed as soon as it was made")
     return saved

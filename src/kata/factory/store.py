@@ -18,9 +18,10 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec.structs import replace
 
 from kata import paths
-from kata.factory import memory
+from kata.factory import memory, trust
 from kata.factory.errors import FactoryError, NoTemplateError, UnusableError
 from kata.factory.identity import Files, current
 from kata.hypervisor.machine import Saved
@@ -66,16 +67,19 @@ class TemplateStore:
     def __init__(self, root: Path | None = None) -> None:
         self.root = root or paths.templates_dir()
 
-    def open(self, name: str, undo: ExitStack, memory_fd: int = -1, *, exclusive: bool = False) -> Saved | None:
+    def open(
+        self, name: str, undo: ExitStack, size: int, memory_fd: int = -1, *, exclusive: bool = False
+    ) -> Saved | None:
         """The template's files, which `undo` closes; None when there is no such template.
 
-        `memory_fd` is its memory where the caller has it already. `exclusive`: the memory is a copy that one machine
-        has to itself, and may write to. Raises UnusableError, FactoryError.
+        `size` are the bytes that its memory has to have, `memory_fd` is it where the caller has it already.
+        `exclusive`: the memory is a copy that one machine has to itself, and may write to. Raises UnusableError for one
+        that is not what it was, or that anybody else may have changed; FactoryError.
         """
         if not self._folder(name).is_dir():
             return None
         with self._locked(name, REMOVE_TIMEOUT, shared=True):
-            return self._open(name, undo, memory_fd, exclusive=exclusive)
+            return self._open(name, undo, size, memory_fd, exclusive=exclusive)
 
     def has(self, name: str) -> bool:
         """Whether there is such a template."""
@@ -88,6 +92,7 @@ class TemplateStore:
         Waits at most `timeout` seconds for others, who may have made it meanwhile. Raises FactoryError.
         """
         with self._locked(name, timeout):
+            trust.require_own(self.root)
             half = self._folder(name, ".new")
             shutil.rmtree(half, ignore_errors=True)  # of one that was killed
             half.mkdir(mode=0o700)
@@ -160,48 +165,45 @@ class TemplateStore:
 
     # Section: one template
 
-    def _open(self, name: str, undo: ExitStack, memory_fd: int, *, exclusive: bool) -> Saved | None:
-        folder = self._folder(name)
+    def _open(self, name: str, undo: ExitStack, size: int, memory_fd: int, *, exclusive: bool) -> Saved | None:
         try:
-            size = (folder / MEMORY).stat().st_size
-            state = os.open(folder / STATE, os.O_RDONLY | os.O_CLOEXEC)
-            undo.callback(os.close, state)
-            os.utime(folder / DESCRIPTION)
-            fd = os.dup(memory_fd) if memory_fd >= 0 else memory.borrow(folder, name, size)
-            if exclusive:
-                copied = self._copy(folder, fd, size)
-                undo.callback(copied.close)
-                return Saved(memory_fd=copied.fd, state_fd=state, exclusive=True, complete=copied.wait)
-            if fd >= 0:
-                memory.register(folder, fd)
-            else:
-                fd = self._load(folder, name, size)
-            undo.callback(os.close, fd)
-            undo.callback((folder / memory.HOLDERS / str(os.getpid())).unlink, missing_ok=True)
+            with trust.opened(self._folder(name), (STATE, MEMORY)) as (state, source):
+                if os.fstat(source).st_size != size:
+                    raise UnusableError(f"the memory of template {name} has another size than such guests have")
+                os.utime(self._folder(name) / DESCRIPTION)
+                found = self._memory(name, undo, source, memory_fd, exclusive=exclusive)
+                state = os.dup(state)
         except FileNotFoundError:
             return None
         except OSError as error:
             raise UnusableError(f"the template {name} cannot be opened: {error}") from error
-        return Saved(memory_fd=fd, state_fd=state)
+        undo.callback(os.close, state)
+        return replace(found, state_fd=state)
 
-    def _copy(self, folder: Path, source: int, size: int) -> memory.Duplicate:
-        """A memory of its own, from the one that is open as `source`, or else from disk."""
-        if source < 0:
-            source = os.open(folder / MEMORY, os.O_RDONLY | os.O_CLOEXEC)
-        return memory.Duplicate(source, size)
-
-    def _load(self, folder: Path, name: str, size: int) -> int:
-        """The memory from disk, for one process at a time: those that come meanwhile borrow it. Registered."""
-        source = os.open(folder / MEMORY, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            wait_lock(source, LOAD_TIMEOUT)  # in vain, it is in memory twice
-            fd = memory.borrow(folder, name, size)
-            if fd < 0:
-                fd = memory.load(name, source)
+    def _memory(self, name: str, undo: ExitStack, source: int, memory_fd: int, *, exclusive: bool) -> Saved:
+        """The memory, from the file open as `source` where nobody has it; the state is yet to come."""
+        folder, size = self._folder(name), os.fstat(source).st_size
+        fd = os.dup(memory_fd) if memory_fd >= 0 else memory.borrow(folder, name, size)
+        if exclusive:
+            copied = memory.Duplicate(fd if fd >= 0 else os.dup(source), size)
+            undo.callback(copied.close)
+            return Saved(memory_fd=copied.fd, state_fd=-1, exclusive=True, complete=copied.wait)
+        if fd >= 0:
             memory.register(folder, fd)
-            return fd
-        finally:
-            os.close(source)
+        else:
+            fd = self._load(folder, name, source)
+        undo.callback(os.close, fd)
+        undo.callback((folder / memory.HOLDERS / str(os.getpid())).unlink, missing_ok=True)
+        return Saved(memory_fd=fd, state_fd=-1)
+
+    def _load(self, folder: Path, name: str, source: int) -> int:
+        """The memory from disk, for one process at a time: those that come meanwhile borrow it. Registered."""
+        wait_lock(source, LOAD_TIMEOUT)  # in vain, it is in memory twice; the lock goes with the descriptor
+        fd = memory.borrow(folder, name, os.fstat(source).st_size)
+        if fd < 0:
+            fd = memory.load(name, source)
+        memory.register(folder, fd)
+        return fd
 
     def _entry(self, name: str) -> Entry | None:
         path = self._folder(name) / DESCRIPTION

@@ -67,6 +67,7 @@ def node(container_id: str, position: int, mount: Mount, has: Facilities) -> lis
     Below /dev it is a node like others. Elsewhere the container's root may be unable to hold nodes (a share is), so
     the guest's node is bound there, and a node in /dev is what its cgroup's rule belongs to.
     """
+    _refuse_link(mount["source"])
     info = os.stat(mount["source"])
     major, minor = os.major(info.st_rdev), os.minor(info.st_rdev)
     readonly = any(word in mount.get("options", []) for word in READ_ONLY) or is_readonly(major, minor)
@@ -99,6 +100,18 @@ def empty_dir(container_id: str, position: int, mount: Mount, has: Facilities) -
     options = ["noinit_itable", "discard"]
     storage = agent_pb2.Storage(driver=PLUGGED, source=plug.serial, fstype="ext4", options=options, mount_point=place)
     return [MountUpdate(position, {**mount, "source": place}, storage=storage, plug=plug)]
+
+
+def _refuse_link(source: str) -> None:
+    """Raise ConfigError for a link that leads to a device, unless it is one of /dev, which are the host's.
+
+    Whoever may write to a folder can make a link there, and must not get a disk of the host by it (CVE-2026-24054).
+    """
+    place = os.path.normpath(source)
+    if not place.startswith("/dev/") and os.path.realpath(place) != place:
+        raise ConfigError(
+            f"the mount source {source} leads to a block device by a link", hint="name the device itself, below /dev"
+        )
 
 
 def _storage(volume: DirectVolume, place: str, *, readonly: bool) -> agent_pb2.Storage:

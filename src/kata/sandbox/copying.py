@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from kata.protocol.generated import agent_pb2
 from kata.sandbox.errors import ConfigError
+from kata.storage import hostsown
 
 if TYPE_CHECKING:
     from kata.sandbox.updates import Copy
@@ -55,7 +56,8 @@ class Copier:
     def run(self) -> None:
         """Have the guest have what the host has. After an error the next run takes up where this one ended.
 
-        Raises ConfigError for what is too large or cannot be read, and the receiver's errors.
+        Raises ConfigError for what is too large or cannot be read, VolumeError for what no guest gets, and what the
+        receiver raises.
         """
         self._bytes = self._entries = 0
         self._found.clear()
@@ -67,6 +69,7 @@ class Copier:
             # Here a link is followed, as by a bind mount; below it none is.
             fd = os.open(self._copy.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             try:
+                hostsown.refuse(fd, self._copy.path)
                 self._send(fd, self._copy.target, 0)
             finally:
                 os.close(fd)

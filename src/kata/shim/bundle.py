@@ -46,7 +46,7 @@ def read_spec(bundle: str) -> Spec:
 def read_checked(bundle: str) -> Spec:
     """The same, where all that is known of a specification has its type, and can be said to a guest.
 
-    From then on nobody has to ask what a field holds. Half a millisecond for a usual one. Raises BundleError, SpecError.
+    From then on nobody has to ask what a field holds. Takes half a millisecond. Raises BundleError, SpecError.
     """
     from kata.oci.convert import check  # the start of a shim does without
 

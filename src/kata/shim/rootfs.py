@@ -92,8 +92,8 @@ def snapshot_key(entries: Sequence[mount_pb2.Mount]) -> str:
 def mount_rootfs(bundle: str, entries: Sequence[mount_pb2.Mount], root: str = "") -> str:
     """The folder that holds the root file system: `<bundle>/rootfs`, with `entries` mounted there in their order.
 
-    Without entries it is `root`, as the specification names it: absolute, or below the bundle. Never a device, and never
-    a folder of the host that holds others' files. Raises RootfsError; nothing stays mounted then.
+    Without entries it is `root`, as the specification names it: absolute, or below the bundle. Never a device, and
+    never a folder of the host in which the bundle is. Raises RootfsError; nothing stays mounted then.
     """
     target = os.path.join(bundle, "rootfs" if entries else root or "rootfs")
     try:

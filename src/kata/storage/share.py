@@ -22,6 +22,7 @@ from typing import ClassVar, Self
 
 from kata.linux import mounts, syscalls
 from kata.linux.process import BARE_ENVIRONMENT, spawn
+from kata.storage import hostsown
 from kata.storage.errors import DaemonError, StorageError, VolumeError
 
 TAG = "kataShared"
@@ -158,13 +159,17 @@ def _open_volume(path: str) -> tuple[int, bool]:
             f"the volume {path} cannot be opened: {error.strerror}",
             hint="give a directory or file that exists on the host",
         ) from error
-    mode = os.fstat(fd).st_mode
-    if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
+    try:
+        mode = os.fstat(fd).st_mode
+        if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
+            raise VolumeError(
+                f"the volume {path} is neither a directory nor a regular file",
+                hint="share the directory that holds it, or give a device by --device",
+            )
+        hostsown.refuse(fd, path)
+    except BaseException:
         os.close(fd)
-        raise VolumeError(
-            f"the volume {path} is neither a directory nor a regular file",
-            hint="share the directory that holds it, or give a device by --device",
-        )
+        raise
     return fd, stat.S_ISDIR(mode)
 
 

@@ -37,16 +37,16 @@ def files(store: TemplateStore) -> list[str]:
 
 def test_what_was_made_is_opened(store: TemplateStore) -> None:
     with ExitStack() as undo:
-        assert store.open("one", undo) is None
+        assert store.open("one", undo, SIZE) is None
         make(store, "one")
         assert store.has("one")
-        saved = store.open("one", undo)
+        saved = store.open("one", undo, SIZE)
         assert saved is not None
         assert os.pread(saved.memory_fd, 3, 4096) == b"one"
         assert os.read(saved.state_fd, 99) == b"devices"
         [entry] = store.entries()
         assert (entry.description.name, entry.holders, entry.stale) == ("one", 1, False)
-        own = store.open("one", undo, exclusive=True)
+        own = store.open("one", undo, SIZE, exclusive=True)
         assert own is not None and own.complete is not None
         own.complete()
         assert os.pread(own.memory_fd, 3, 4096) == b"one"
@@ -55,7 +55,7 @@ def test_what_was_made_is_opened(store: TemplateStore) -> None:
         assert store.entries()[0].holders == 1
     assert store.entries()[0].holders == 0
     with ExitStack() as undo:
-        own = store.open("one", undo, exclusive=True)  # nobody has it open: from disk
+        own = store.open("one", undo, SIZE, exclusive=True)  # nobody has it open: from disk
         assert own is not None and own.complete is not None
         own.complete()
         assert os.pread(own.memory_fd, 3, 4096) == b"one"
@@ -112,7 +112,7 @@ def test_a_making_that_takes_too_long_is_not_waited_for(store: TemplateStore) ->
 def test_removing(store: TemplateStore) -> None:
     make(store, "one")
     with ExitStack() as undo:
-        saved = store.open("one", undo)
+        saved = store.open("one", undo, SIZE)
         store.remove("one")
         assert saved is not None and os.pread(saved.memory_fd, 3, 4096) == b"one"  # who has it goes on
     assert list(store.root.iterdir()) == []
@@ -144,10 +144,10 @@ def test_half_a_template_is_none(store: TemplateStore) -> None:
     make(store, "one")
     (store.root / "one" / "memory").unlink()
     with ExitStack() as undo:
-        assert store.open("one", undo) is None
+        assert store.open("one", undo, SIZE) is None
     (store.root / "one" / "memory").mkdir()
-    with ExitStack() as undo, pytest.raises(UnusableError, match="cannot be opened"):
-        store.open("one", undo)
+    with ExitStack() as undo, pytest.raises(UnusableError, match="is no file"):
+        store.open("one", undo, SIZE)
 
 
 def test_a_full_disk_is_said_before_anything_is_made(store: TemplateStore) -> None:
