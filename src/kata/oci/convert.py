@@ -5,7 +5,8 @@ stands in `shapes`; here is only how a row is carried out. Both directions are t
 carried raises SpecError naming its JSON path, and nothing is adapted on the way (that is the sandbox's and the
 agent's work). Never add a default.
 
-Two rules deserve words. A cgroup rule's "any device number" is absent in JSON and -1 on the wire; a rule for all
+Three rules deserve words. The user or group 2^32-1 is refused both ways: setresuid(2) takes it for "as before", so a
+process of nobody's would run as root (GO-2025-3528). A cgroup rule's "any device number" is absent in JSON and -1 on the wire; a rule for all
 kinds ("a", or no type) has no numbers at all, although some runtimes put 0 there. Any other 0 stays 0, since a
 minor number of 0 is a real one and an allow rule must never grow wider on its way. And a limit of 0 is absent on
 the wire: cgroups have no limit of that value, the one exception being swappiness, which cannot be sent as 0.
@@ -28,7 +29,10 @@ if TYPE_CHECKING:
     from kata.oci.spec import LinuxResources, Process, Spec
 
 ANY_NUMBER = -1
-_ALWAYS = frozenset((shapes.TEXT_ALWAYS, shapes.FLAG_ALWAYS, shapes.INT_ALWAYS))
+AS_BEFORE = 2**32 - 1
+_ALWAYS = frozenset((shapes.TEXT_ALWAYS, shapes.FLAG_ALWAYS, shapes.INT_ALWAYS, shapes.ID_ALWAYS))
+_LISTS = frozenset((shapes.TEXTS, shapes.IDS))
+_IDENTITIES = frozenset((shapes.ID_ALWAYS, shapes.IDS))
 _TYPES: dict[int, type] = {
     shapes.TEXT: str,
     shapes.TEXT_ALWAYS: str,
@@ -39,10 +43,11 @@ _TYPES: dict[int, type] = {
     shapes.INT_OPTIONAL: int,
     shapes.NUMBER_OR_ANY: int,
     shapes.TEXTS: list,
-    shapes.INTS: list,
     shapes.MAP: dict,
     shapes.ONE: dict,
     shapes.MANY: list,
+    shapes.ID_ALWAYS: int,
+    shapes.IDS: list,
 }
 
 
@@ -54,7 +59,7 @@ def spec_to_proto(spec: Spec) -> oci_pb2.Spec:
 
 
 def spec_from_proto(message: oci_pb2.Spec) -> Spec:
-    """The specification that a message carries."""
+    """The specification that a message carries. Raises SpecError."""
     return cast("Spec", _read(message, shapes.SPEC))
 
 
@@ -66,7 +71,7 @@ def process_to_proto(process: Process) -> oci_pb2.Process:
 
 
 def process_from_proto(message: oci_pb2.Process) -> Process:
-    """The process that a message carries."""
+    """The process that a message carries. Raises SpecError."""
     return cast("Process", _read(message, shapes.PROCESS))
 
 
@@ -112,6 +117,8 @@ def _write(message: Message, shape: Shape, value: object, path: str) -> None:
 
 def _write_field(message: Message, field: Field, item: object, place: str) -> None:
     checked = _check(item, _TYPES[field.kind], place)
+    if field.kind in _IDENTITIES:
+        _refuse_as_before(checked, place)
     try:
         if field.kind == shapes.ONE:
             child = getattr(message, field.name)
@@ -121,7 +128,7 @@ def _write_field(message: Message, field: Field, item: object, place: str) -> No
             children = getattr(message, field.name)
             for index, entry in enumerate(checked):
                 _write(children.add(), field.shape, entry, f"{place}[{index}]")
-        elif field.kind in (shapes.TEXTS, shapes.INTS):
+        elif field.kind in _LISTS:
             getattr(message, field.name).extend(_check_all(field, checked, place))
         elif field.kind == shapes.MAP:
             getattr(message, field.name).update(checked)
@@ -143,6 +150,11 @@ def _check_all(field: Field, values: list[object], place: str) -> list[object]:
     wanted = str if field.kind == shapes.TEXTS else int
     _refuse_nul(values, place)
     return [_check(value, wanted, f"{place}[{index}]") for index, value in enumerate(values)]
+
+
+def _refuse_as_before(value: Any, place: str) -> None:  # noqa: ANN401 - an id, or a list of them
+    if AS_BEFORE in (value if not isinstance(value, int) else (value,)):
+        raise SpecError(f"{place} has {AS_BEFORE}, which is no user or group: root would stay root")
 
 
 def _refuse_nul(values: Iterable[object], place: str) -> None:
@@ -173,7 +185,9 @@ def _read_field(message: Message, field: Field) -> object:
         return _read(value, field.shape)
     if kind == shapes.MANY:
         return [_read(entry, field.shape) for entry in value] or None
-    if kind in (shapes.TEXTS, shapes.INTS):
+    if kind in _IDENTITIES:
+        _refuse_as_before(value, field.key)
+    if kind in _LISTS:
         return list(value) or None
     if kind == shapes.MAP:
         return dict(value) or None

@@ -8,7 +8,8 @@ Kinds:
   *_ALWAYS               the value means the same whether it is zero or not, or JSON demands it: kept even when zero
   INT_OPTIONAL           presence is on the wire (a oneof)
   NUMBER_OR_ANY          a device number of a cgroup rule; absent ("any") is -1 on the wire
-  TEXTS, INTS, MAP       empty is absent
+  ID_ALWAYS, IDS         numbers of users or groups, of which 2^32-1 is none
+  TEXTS, IDS, MAP        empty is absent
   ONE, MANY              a message (presence is on the wire), a list of them
 """
 
@@ -26,11 +27,12 @@ from typing import NamedTuple
     INT_OPTIONAL,
     NUMBER_OR_ANY,
     TEXTS,
-    INTS,
+    IDS,
     MAP,
     ONE,
     MANY,
-) = range(13)
+    ID_ALWAYS,
+) = range(14)
 
 
 class Field(NamedTuple):
@@ -47,9 +49,9 @@ Shape = tuple[Field, ...]
 BOX: Shape = (Field("height", "Height", INT_ALWAYS), Field("width", "Width", INT_ALWAYS))
 
 USER: Shape = (
-    Field("uid", "UID", INT_ALWAYS),
-    Field("gid", "GID", INT_ALWAYS),
-    Field("additionalGids", "AdditionalGids", INTS),
+    Field("uid", "UID", ID_ALWAYS),
+    Field("gid", "GID", ID_ALWAYS),
+    Field("additionalGids", "AdditionalGids", IDS),
     Field("username", "Username", TEXT),
 )
 

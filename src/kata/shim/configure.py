@@ -100,7 +100,7 @@ def sandbox_config(config: Config, kind: Kind, spec: Spec) -> SandboxConfig:
         raise ConfigError(f"machine type {machine_type!r} cannot be run")
     return SandboxConfig(
         id=kind.sandbox_id,
-        hostname=spec.get("hostname", "")[:HOSTNAME_LIMIT],
+        hostname=spec.get("hostname", "").encode()[:HOSTNAME_LIMIT].decode(errors="ignore"),
         assets=guest_assets(config),
         vcpus=resources.vcpus(sizing.own_vcpus, work, hypervisor.default_maxvcpus),
         memory_mib=resources.memory_mib(sizing.own_memory_mib, work, hypervisor.default_maxmemory),

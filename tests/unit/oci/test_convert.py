@@ -14,6 +14,7 @@ from kata.oci.errors import SpecError
 from kata.protocol.generated import oci_pb2
 
 U32 = st.integers(0, 2**32 - 1)
+IDS = st.integers(0, 2**32 - 2)
 U64 = st.integers(0, 2**64 - 1)
 I64 = st.integers(-(2**63), 2**63 - 1)
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8)
@@ -51,8 +52,10 @@ def values(shape: shapes.Shape, field: shapes.Field) -> st.SearchStrategy[Any]:
         return numbers(shape, field.key)
     if kind == shapes.TEXTS:
         return st.lists(TEXT, max_size=3)
-    if kind == shapes.INTS:
-        return st.lists(U32, max_size=3)
+    if kind == shapes.ID_ALWAYS:
+        return IDS
+    if kind == shapes.IDS:
+        return st.lists(IDS, max_size=3)
     if kind == shapes.MAP:
         return st.dictionaries(TEXT, TEXT, max_size=3)
     if kind == shapes.ONE:

@@ -19,8 +19,10 @@ PROPERTIES = re.compile(r"[+-]?[A-Za-z0-9][\w.+-]*(=[\w.:+-]*)?(,[+-]?[A-Za-z0-9
 OWN_OPTIONS = frozenset(
     {"accel", "append", "dtb", "dumpdtb", "firmware", "initrd", "kernel", "type"}
     | {"confidential-guest-support", "memory-backend", "memory-encryption"}
+    | {"dump-guest-core", "graphics", "sata", "smbus", "smm", "usb", "vmport", "x-option-roms"}
 )
-"""Properties of -machine that are said elsewhere, or that name files and objects; `pflash` and `a.b` are others."""
+"""Properties of -machine that are said elsewhere, that name files and objects, or that give a guest more of a PC to
+attack, or its memory to a core dump; `pflash` and `a.b` are others."""
 SANDBOX_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 SERIAL = re.compile(r"[A-Za-z0-9_.-]{1,20}")  # 20 bytes: VIRTIO 1.2 section 5.2.4
 TAG = re.compile(r"[A-Za-z0-9_.-]{1,36}")  # 36 bytes: VIRTIO 1.2 section 5.11.4
