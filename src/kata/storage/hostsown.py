@@ -20,6 +20,8 @@ KERNELS = frozenset(
     )
 )
 """File systems that are no storage: whoever writes to them speaks to the host's kernel (proc(5), sysfs(5))."""
+FOLDERS = ("/proc", "/sys", "/dev")
+"""Where they are; what else is there (a tmpfs with cgroups below it) is part of them."""
 
 
 def refuse(fd: int, path: str) -> None:
@@ -29,11 +31,15 @@ def refuse(fd: int, path: str) -> None:
         real = os.readlink(f"/proc/self/fd/{fd}")
     except OSError as error:
         raise VolumeError(f"nobody can say what the volume {path} is on: {error.strerror}", layer="host") from error
-    if fstype in KERNELS:
+    if fstype in KERNELS or any(_is_below(real, folder) for folder in FOLDERS):
         raise VolumeError(
-            f"the volume {path} is the {fstype} of this host's kernel, which no guest is shown",
+            f"the volume {path} is {fstype} of this host's kernel, which no guest is shown",
             hint="a guest has /proc, /sys and /dev of its own",
         )
     for ours in (paths.state_dir(), paths.data_dir()):
-        if f"{real}/".startswith(f"{os.path.realpath(ours)}/"):
+        if _is_below(real, os.path.realpath(ours)):
             raise VolumeError(f"the volume {path} is in {ours}, which holds what all sandboxes of this host depend on")
+
+
+def _is_below(path: str, folder: str) -> bool:
+    return f"{path}/".startswith(f"{folder}/")
