@@ -3,8 +3,9 @@
 # `workload` says what may run. Containers are checked against it when they are created; which one was created under
 # which id is kept in the state, so that it can be created once, and so that each has commands of its own.
 #
-# It shows how policies are written. It does not look at a container's user, capabilities, devices, storages and root
-# file system: whoever does not trust the host has to add those.
+# A request is allowed for what is named here, and for nothing else that it may have: what is not looked at is a hole
+# (GHSA-fmg6-v47x-52wr). What is *in* the root file system and in volumes it cannot see; whoever does not trust the host
+# has to bring those into the guest in another way.
 package agent_policy
 
 import rego.v1
@@ -13,7 +14,9 @@ workload := {
 	"pause": {
 		"args": ["/pause"],
 		"env": ["^PATH=[/:a-z]+$"],
-		"mounts": {"proc", "sysfs", "tmpfs", "devpts", "mqueue"},
+		"user": 65535,
+		"capabilities": set(),
+		"mounts": {"/dev/shm"},
 		"commands": set(),
 	},
 	"web": {
@@ -23,26 +26,36 @@ workload := {
 			"^HOSTNAME=[a-z0-9][-a-z0-9]*$",
 			`^[A-Z][A-Z0-9_]*_SERVICE_(HOST|PORT)=[0-9.]+$`,
 		],
-		"mounts": {"proc", "sysfs", "tmpfs", "devpts", "mqueue"},
-		"commands": {"/bin/ls /var/www"},
+		"user": 0,
+		"capabilities": {"CAP_CHOWN", "CAP_NET_BIND_SERVICE", "CAP_SETGID", "CAP_SETUID"},
+		"mounts": {"/dev/shm", "/dev/termination-log", "/etc/hostname", "/etc/hosts", "/etc/resolv.conf", "/var/www"},
+		"commands": {["/bin/ls", "/var/www"]},
 	},
 }
 
 shared := "/run/kata-containers/shared/containers/"
+
+sandbox := "/run/kata-containers/sandbox/"
 
 # Containers
 
 default CreateContainerRequest := false
 
 CreateContainerRequest := {"allowed": true, "ops": ops} if {
+	regex.match("^[a-zA-Z0-9][a-zA-Z0-9_.-]*$", input.container_id)
 	not data.pstate[input.container_id]
+	count(input.devices) == 0
+	count(input.shared_mounts) == 0
+	every storage in input.storages {
+		storage_allowed(storage)
+	}
 	input.OCI.Hooks == null
+	root_allowed(input.OCI.Root.Path)
+	linux_allowed(input.OCI.Linux)
 	some name, wanted in workload
 	not name in created
 	input.OCI.Process.Args == wanted.args
-	every variable in input.OCI.Process.Env {
-		variable_allowed(variable, wanted.env)
-	}
+	process_allowed(input.OCI.Process, wanted)
 	every mount in input.OCI.Mounts {
 		mount_allowed(mount, wanted.mounts)
 	}
@@ -52,17 +65,114 @@ CreateContainerRequest := {"allowed": true, "ops": ops} if {
 
 created contains name if some name in data.pstate
 
+# Whom a process runs as, with which rights, and what it finds in its environment
+
+process_allowed(process, wanted) if {
+	process.User.UID == wanted.user
+	every variable in process.Env {
+		variable_allowed(variable, wanted.env)
+	}
+	every rights in rights_of(process) {
+		every right in rights {
+			right in wanted.capabilities
+		}
+	}
+}
+
+rights_of(process) := [] if process.Capabilities == null
+
+rights_of(process) := rights if {
+	process.Capabilities != null
+	rights := [rights | some rights in process.Capabilities]
+}
+
 variable_allowed(variable, patterns) if {
 	some pattern in patterns
 	regex.match(pattern, variable)
 }
 
-mount_allowed(mount, kinds) if mount.type_ in kinds
+# Mounts: the kernel's own, each at its place, and shared files at the places that the workload has for them. What makes
+# a mount a bind mount is its options as much as its type, and nothing has an empty source.
+
+kernels_own := {
+	"/proc": "proc",
+	"/sys": "sysfs",
+	"/sys/fs/cgroup": "cgroup",
+	"/dev": "tmpfs",
+	"/dev/pts": "devpts",
+	"/dev/shm": "tmpfs",
+	"/dev/mqueue": "mqueue",
+	"/run": "tmpfs",
+}
+
+binds(mount) if {
+	some option in mount.options
+	option in {"bind", "rbind"}
+}
 
 mount_allowed(mount, _) if {
+	kernels_own[mount.destination] == mount.type_
+	not binds(mount)
+	not startswith(mount.source, "/")
+}
+
+mount_allowed(mount, places) if {
+	mount.destination in places
 	mount.type_ == "bind"
-	startswith(mount.source, shared)
-	not ".." in split(mount.source, "/")
+	under([shared, concat("", [sandbox, "shm"]), concat("", [sandbox, "watchable/"])], mount.source)
+}
+
+# What the guest mounts for a container: only in the folder that is for it, and only of what is for it
+
+storage_allowed(storage) if {
+	storage.driver in {"blk", "scsi", "mmioblk"}
+	storage.fstype in {"erofs", "ext4", "xfs", "btrfs"}
+	under([concat("", [sandbox, "layers/"]), concat("", [sandbox, "rootfs/"])], storage.mount_point)
+}
+
+storage_allowed(storage) if {
+	storage.driver == "overlayfs"
+	storage.fstype == "overlay"
+	under([concat("", [sandbox, "rootfs/"])], storage.mount_point)
+	every option in storage.options {
+		overlay_option_allowed(option)
+	}
+}
+
+storage_allowed(storage) if {
+	storage.driver == "watchable-bind"
+	under([shared], storage.source)
+	under([concat("", [sandbox, "watchable/"])], storage.mount_point)
+}
+
+overlay_option_allowed(option) if option == "io.katacontainers.fs-opt.overlay-rw"
+
+overlay_option_allowed(option) if {
+	startswith(option, "lowerdir=")
+	not contains(option, ":")
+	under([concat("", [sandbox, "layers/"])], substring(option, count("lowerdir="), -1))
+}
+
+root_allowed(path) if under([shared, concat("", [sandbox, "rootfs/"])], path)
+
+# No devices, no settings of the kernel but those of the network, and namespaces of its own
+
+linux_allowed(linux) if {
+	count(linux.Devices) == 0
+	every name, _ in linux.Sysctl {
+		startswith(name, "net.")
+	}
+	kinds := {namespace.Type | some namespace in linux.Namespaces}
+	count({"ipc", "mount", "uts"} - kinds) == 0
+	every namespace in linux.Namespaces {
+		namespace.Path == ""
+	}
+}
+
+under(folders, path) if {
+	some folder in folders
+	startswith(path, folder)
+	not ".." in split(path, "/")
 }
 
 default RemoveContainerRequest := false
@@ -72,15 +182,15 @@ RemoveContainerRequest := {"allowed": true, "ops": ops} if {
 	ops := [{"op": "remove", "path": concat("/", ["/pstate", input.container_id])}]
 }
 
-# Further processes: exactly the commands that the container's entry lists
+# Further processes: exactly the commands that the container's entry lists, as whom and with what the container has
 
 default ExecProcessRequest := false
 
 ExecProcessRequest if {
 	name := data.pstate[input.container_id]
-	command := concat(" ", input.process.Args)
-	print("command", command, "in", name)
-	command in workload[name].commands
+	print("command", input.process.Args, "in", name)
+	input.process.Args in workload[name].commands
+	process_allowed(input.process, workload[name])
 }
 
 # Files: plain ones, in the folder that containers' volumes are taken from

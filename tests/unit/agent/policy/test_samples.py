@@ -66,6 +66,10 @@ def container(container_id: str, **changes: Any) -> agent_pb2.CreateContainerReq
     request = agent_pb2.CreateContainerRequest(container_id=container_id)
     request.OCI.Process.Args.extend(changes.get("args", ["/usr/sbin/httpd", "-f", "-p", "8080"]))
     request.OCI.Process.Env.extend(["PATH=/usr/bin:/bin", "DB_SERVICE_HOST=10.0.0.1", *changes.get("env", [])])
+    request.OCI.Process.User.UID = 0
+    request.OCI.Root.Path = f"{SHARED}{container_id}/rootfs"
+    for kind in ("ipc", "uts", "mount"):
+        request.OCI.Linux.Namespaces.add(Type=kind)
     request.OCI.Mounts.add(destination="/proc", source="proc", type="proc")
     request.OCI.Mounts.add(destination="/etc/hosts", type="bind", source=changes.get("source", f"{SHARED}abc-hosts"))
     return request
@@ -93,13 +97,15 @@ def test_the_state_follows_the_containers() -> None:
     found = sample("one-workload")
     process = agent_pb2.ExecProcessRequest(container_id="web1")
     process.process.Args.extend(["/bin/ls", "/var/www"])
+    process.process.User.UID = 0
     assert not found.check("ExecProcessRequest", process).allowed
     assert found.check("CreateContainerRequest", container("web1")).allowed
     assert not found.check("CreateContainerRequest", container("web2")).allowed, "it runs already"
     assert found.check("ExecProcessRequest", process).allowed
     process.process.Args.append("-l")
     denied = found.check("ExecProcessRequest", process)
-    assert denied == (False, "agent_policy:82: command /bin/ls /var/www -l in web")
+    assert not denied.allowed
+    assert denied.reason.endswith(': command ["/bin/ls", "/var/www", "-l"] in web')
     assert found.check("RemoveContainerRequest", agent_pb2.RemoveContainerRequest(container_id="web1")).allowed
     assert not found.check("RemoveContainerRequest", agent_pb2.RemoveContainerRequest(container_id="web1")).allowed
     assert found.check("CreateContainerRequest", container("web2")).allowed
