@@ -292,6 +292,26 @@ def await_full(fifos: list[str]) -> None:
             os.close(fd)
 
 
+def test_go_2025_4108_what_comes_and_goes_leaves_nothing_in_the_shim(shim: Shim) -> None:
+    """GO-2025-4108: processes and the clients of their streams, one after the other; threads, descriptors, FIFOs."""
+
+    def count() -> tuple[int, int]:
+        return len(os.listdir(f"/proc/{shim.pid}/task")), len(os.listdir(f"/proc/{shim.pid}/fd"))
+
+    def come_and_go(name: str) -> None:
+        fifo = shim.exec(name, {"args": ["sleep", "1000"], "env": ["PATH=/bin"]})
+        for _ in range(20):
+            os.close(os.open(fifo, os.O_RDONLY | os.O_NONBLOCK))
+        end(shim, [name], [fifo])
+
+    come_and_go("first")  # threads that answer are kept for a while
+    before = count()
+    for number in range(6):
+        come_and_go(f"come{number}")
+    after = count()
+    assert after[0] <= before[0] + 2 and after[1] <= before[1], (before, after)
+
+
 @pytest.mark.parametrize("exec_id", ["..", "a/b", "--help", "a\nb", "x" * 4096, "-"])
 def test_names_of_processes_that_are_none(shim: Shim, exec_id: str) -> None:
     with pytest.raises(RpcError, match="is no id of a process"):

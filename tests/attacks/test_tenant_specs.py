@@ -39,6 +39,7 @@ from kata.shim.delete import delete
 from kata.shim.events import Publisher
 from kata.shim.kind import KindError, kind_of
 from kata.shim.pod import Pod
+from kata.shim.service import to_status
 from tests.helpers.tenants import POD, bundle, pod
 
 WRONG: tuple[object, ...] = (
@@ -155,6 +156,18 @@ def test_what_lies_in_the_place_of_a_specification(tmp_path: Path) -> None:
         with pytest.raises(BundleError):
             read_spec(str(tmp_path))
         place.rmdir() if place.is_dir() else place.unlink()
+
+
+def test_what_an_error_quotes_is_cut(tmp_path: Path, assets: Path) -> None:
+    """A path of megabytes is told as a beginning of it: an answer has 4 MiB at most, and a log is no place for it."""
+    for place, value in (
+        (("mounts", 3, "source"), f"/{'x' * (8 << 20)}"),
+        (("annotations", "io.kubernetes.cri.container-type"), "z" * (8 << 20)),
+    ):
+        with pytest.raises(KataError) as caught:
+            go_through(bundle(tmp_path, changed(place, value)))
+        assert len(to_status(caught.value).message) < 20_000
+    assert len(to_status(ValueError("x" * (8 << 20))).message) < 20_000
 
 
 # Ids

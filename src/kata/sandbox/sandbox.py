@@ -188,7 +188,8 @@ class Sandbox:
     def _warn_of_losses(self, container_id: str, plan: ContainerPlan) -> None:
         lost = lost_fields(plan.spec)
         if lost:
-            self._log.warn("the guest will not see a part of the spec", container=container_id, fields=" ".join(lost))
+            fields = " ".join(field[:100] for field in lost[:20])  # whoever wrote the spec may have had a million
+            self._log.warn("the guest will not see a part of the spec", container=container_id, fields=fields)
         for warning in plan.warnings:
             self._log.warn(warning, container=container_id)
 

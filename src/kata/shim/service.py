@@ -38,6 +38,8 @@ CODES: tuple[tuple[type[KataError], Code], ...] = (
     (SpecError, Code.INVALID_ARGUMENT),
 )
 """First match wins; everything else is UNKNOWN, as runc's shim has it."""
+MESSAGE_LIMIT = 16 << 10
+"""Characters of an error: a guest's console has some thousands."""
 
 
 class TaskService:
@@ -167,8 +169,13 @@ def to_status(error: BaseException) -> RpcError:
         code = next((code for kind, code in CODES if isinstance(error, kind)), Code.UNKNOWN)
         hint = f" ({error.hint})" if error.hint else ""
         detail = f"\n{error.detail}" if error.detail else ""
-        return RpcError(code, f"kata: {error.layer}: {error.what}{hint}{detail}")
-    return RpcError(Code.INTERNAL, f"kata: an unexpected fault: {type(error).__name__}: {error}")
+        return RpcError(code, _short(f"kata: {error.layer}: {error.what}{hint}{detail}"))
+    return RpcError(Code.INTERNAL, _short(f"kata: an unexpected fault: {type(error).__name__}: {error}"))
+
+
+def _short(text: str) -> str:
+    """What an error quotes may be a tenant's word of megabytes."""
+    return text if len(text) <= MESSAGE_LIMIT else f"{text[:MESSAGE_LIMIT]}…"
 
 
 def _json(data: bytes, what: str) -> dict[str, object]:
