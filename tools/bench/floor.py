@@ -51,7 +51,7 @@ def run_floor() -> None:
             renew(agent)
             agent.create_container(NAME, plan().with_addresses(machine.disk_address))
             agent.start_container(NAME)
-            if code := agent.wait_process(NAME, NAME):
+            if code := agent.ask_end(NAME, NAME)():
                 raise BenchError(f"the floor: true ended with exit code {code}")
             agent.remove_container(NAME, END_TIMEOUT)
 

@@ -13,11 +13,12 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from kata.protocol.answers import SHORT, read_answer
 from kata.protocol.channel import Channel, seconds_until
 from kata.protocol.frame import DATA, MAX_PAYLOAD, REMOTE_CLOSED, REQUEST, RESPONSE
 from kata.protocol.generated import health_pb2, ttrpc_pb2
 from kata.protocol.messages import Method, method
-from kata.protocol.status import Code, RpcError, from_message
+from kata.protocol.status import Code, RpcError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -37,12 +38,13 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.01, 0.25
 
 
 class Pending:
-    """A call under way. `done` is held until it ended; `frame` stays None when the connection ended first."""
+    """A call under way. `done` is held until it ended; `frame` stays None when something else ended it first."""
 
-    __slots__ = ("done", "frame")
+    __slots__ = ("cancelled", "done", "frame")
 
     def __init__(self) -> None:
         self.frame: Frame | None = None
+        self.cancelled = False
         # A bare lock: half the cost of an Event, and there is only ever one who waits.
         self.done = threading.Lock()
         self.done.acquire()
@@ -51,13 +53,14 @@ class Pending:
 class Answer:
     """The response that a call of `Client.begin` will have. For one thread, to be asked for once."""
 
-    __slots__ = ("_client", "_deadline", "_described", "_name", "error", "pending", "stream")
+    __slots__ = ("_client", "_deadline", "_described", "_limit", "_name", "error", "pending", "stream")
 
-    def __init__(self, client: Client, described: Method, name: str, deadline: float | None) -> None:
+    def __init__(self, client: Client, described: Method, name: str, deadline: float | None, limit: int) -> None:
         self._client = client
         self._described = described
         self._name = name
         self._deadline = deadline
+        self._limit = limit
         self.pending = Pending()
         self.stream = 0
         self.error: RpcError | None = None
@@ -70,7 +73,21 @@ class Answer:
         if not self.pending.done.acquire(timeout=seconds_until(self._deadline)):
             self._client.forget(self.stream)
             raise RpcError(Code.DEADLINE_EXCEEDED, f"{self._name}: no answer in time")
-        return _answer(self._name, self._described, self.pending.frame)
+        if self.pending.frame is None:
+            if self.pending.cancelled:
+                raise RpcError(Code.CANCELLED, f"{self._name}: nobody wants the answer any more")
+            raise RpcError(Code.UNAVAILABLE, f"{self._name}: the connection ended")
+        return read_answer(self._name, self._described, self.pending.frame, self._limit)
+
+    def cancel(self) -> None:
+        """Want no response any more, from any thread: `result` raises CANCELLED, unless it is there already.
+
+        The peer is not told (ttrpc has no way to): what it answers is dropped.
+        """
+        pending = self._client.forget(self.stream)
+        if pending is not None:
+            pending.cancelled = True
+            pending.done.release()
 
 
 class Client:
@@ -100,18 +117,31 @@ class Client:
         return self._closed
 
     def call(
-        self, name: str, request: Message, *, timeout: float | None = 60.0, metadata: Mapping[str, str] | None = None
+        self,
+        name: str,
+        request: Message,
+        *,
+        timeout: float | None = 60.0,
+        metadata: Mapping[str, str] | None = None,
+        limit: int = MAX_PAYLOAD,
     ) -> Message:
         """Make the call `service/Method` and return its response.
 
         `timeout` is in seconds, None waits for ever; the peer is told it too. Raises RpcError: what the peer says,
-        UNAVAILABLE when the connection is lost, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED for a message above 4 MiB,
-        INTERNAL for an answer that makes no sense. KeyError for a method that no .proto file describes.
+        UNAVAILABLE when the connection is lost, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED for a request above 4 MiB, and
+        NonsenseError for an answer that has more than `limit` bytes or makes no sense. KeyError for a method that no
+        .proto file describes.
         """
-        return self.begin(name, request, timeout=timeout, metadata=metadata).result()
+        return self.begin(name, request, timeout=timeout, metadata=metadata, limit=limit).result()
 
     def begin(
-        self, name: str, request: Message, *, timeout: float | None = 60.0, metadata: Mapping[str, str] | None = None
+        self,
+        name: str,
+        request: Message,
+        *,
+        timeout: float | None = 60.0,
+        metadata: Mapping[str, str] | None = None,
+        limit: int = MAX_PAYLOAD,
     ) -> Answer:
         """As `call`, but without waiting for the response: `Answer.result` does, and raises all that `call` raises."""
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -119,7 +149,7 @@ class Client:
         described = method(service, rpc)
         if not isinstance(request, described.request):
             raise TypeError(f"{name} takes {described.request.__name__}, not {type(request).__name__}")
-        answer = Answer(self, described, name, deadline)
+        answer = Answer(self, described, name, deadline, limit)
         try:
             data = _envelope(described, request, timeout, metadata)
             answer.stream = self._open(name, answer.pending, data, deadline)
@@ -127,10 +157,10 @@ class Client:
             answer.error = error
         return answer
 
-    def forget(self, stream: int) -> None:
-        """Nobody waits for the response on `stream` any more."""
+    def forget(self, stream: int) -> Pending | None:
+        """Nobody waits for the response on `stream` any more; the call, if it had none yet."""
         with self._lock:
-            self._pending.pop(stream, None)
+            return self._pending.pop(stream, None)
 
     def close(self) -> None:
         """End the connection; calls under way fail with UNAVAILABLE. Harmless when repeated."""
@@ -217,12 +247,14 @@ def connect_agent(dial: Callable[[], Connection], timeout: float, cancelled: thr
 
 def _checked(client: Client, deadline: float, cancelled: threading.Event) -> Client:
     """`client` once it is answered. Closes it and raises RpcError otherwise."""
-    patience = FIRST_ANSWER
+    patience, asked = FIRST_ANSWER, time.monotonic()
     try:
-        while not _healthy(client, min(patience, deadline - time.monotonic())):
-            if cancelled.is_set():
+        while not _healthy(client, min(patience, deadline - asked)):
+            # A peer can say by itself that time was up, and would be asked without end: it gets its whole time.
+            if cancelled.wait(max(0.0, asked + patience - time.monotonic())):
                 raise RpcError(Code.UNAVAILABLE, "the peer ended")
-            if time.monotonic() >= deadline:
+            asked = time.monotonic()
+            if asked >= deadline:
                 raise RpcError(Code.DEADLINE_EXCEEDED, "connected, but no answer: nothing serves there, or it hangs")
             patience = min(patience * 1.5, SLOWEST_ANSWER)
     except BaseException:
@@ -234,7 +266,7 @@ def _checked(client: Client, deadline: float, cancelled: threading.Event) -> Cli
 def _healthy(client: Client, timeout: float) -> bool:
     """Whether the peer answered. One without a health service answers too."""
     try:
-        client.call("grpc.Health/Check", health_pb2.CheckRequest(), timeout=timeout)
+        client.call("grpc.Health/Check", health_pb2.CheckRequest(), timeout=timeout, limit=SHORT)
     except RpcError as error:
         if error.code == Code.DEADLINE_EXCEEDED:
             return False
@@ -257,21 +289,3 @@ def _envelope(described: Method, request: Message, timeout: float | None, metada
             Code.RESOURCE_EXHAUSTED, f"{described.name}: the request has {len(data)} bytes, 4 MiB are the limit"
         )
     return data
-
-
-def _answer(name: str, described: Method, frame: Frame | None) -> Message:
-    from google.protobuf.message import DecodeError
-
-    if frame is None:
-        raise RpcError(Code.UNAVAILABLE, f"{name}: the connection ended")
-    if frame.kind != RESPONSE:
-        raise RpcError(Code.INTERNAL, f"{name}: the peer ended the call without an answer")
-    if frame.payload is None:
-        raise RpcError(Code.RESOURCE_EXHAUSTED, f"{name}: the response is above the limit of 4 MiB")
-    try:
-        response = ttrpc_pb2.Response.FromString(frame.payload)
-        if response.status.code != Code.OK:
-            raise from_message(response.status)
-        return described.response.FromString(response.payload)
-    except DecodeError as error:
-        raise RpcError(Code.INTERNAL, f"{name}: the response makes no sense: {error}") from error

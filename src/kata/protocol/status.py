@@ -6,6 +6,7 @@ Called by everyone who calls or serves. Never map an application's errors here: 
 from __future__ import annotations
 
 from enum import IntEnum
+from itertools import islice
 from typing import TYPE_CHECKING, cast
 
 from kata.protocol.messages import message
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from google.protobuf.any_pb2 import Any as AnyMessage
 
     from kata.protocol.generated.status_pb2 import Status
+
+
+DETAILS_LIMIT = 16
+"""Details of an error that are looked at: each is an object of its own, and a peer could send millions."""
 
 
 class Code(IntEnum):
@@ -56,6 +61,13 @@ class RpcError(Exception):
         return f"{self.code.name}: {self.message}"
 
 
+class NonsenseError(RpcError):
+    """What came for an answer is none. Said by us, so that it cannot be taken for the peer's own words."""
+
+    def __init__(self, message: str, code: Code = Code.INTERNAL) -> None:
+        super().__init__(code, message)
+
+
 def to_message(error: RpcError) -> Status:
     """The `google.rpc.Status` that tells a peer of `error`."""
     status = cast("type[Status]", message("google.rpc.Status"))
@@ -68,7 +80,7 @@ def from_message(status: Status) -> RpcError:
         code = Code(status.code)
     except ValueError:
         code = Code.UNKNOWN
-    return RpcError(code, status.message, tuple(status.details))
+    return RpcError(code, status.message, tuple(islice(status.details, DETAILS_LIMIT)))
 
 
 def printable(text: str) -> str:

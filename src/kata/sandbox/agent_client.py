@@ -1,32 +1,27 @@
 """Typed calls to the guest's agent: one method an RPC, with the deadline each deserves.
 
-The only place that turns an agent's refusal into this room's errors. It believes nothing that the guest says
-beyond the type of the message (the guest is hostile): texts are cut, numbers are checked by whoever uses them.
+It believes nothing that the guest says beyond the type of the message (the guest is hostile): answers have a limit,
+numbers are checked by whoever uses them, and what a refusal means is for `agent_errors`.
 Deadlines are upstream's (shim behaviour, "Agent request timeouts"); calls that wait for a process have none.
 """
 
 from __future__ import annotations
 
-import re
 import threading
 import time
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 from kata.oci import convert
+from kata.protocol.answers import SHORT
 from kata.protocol.client import Client, connect_agent
+from kata.protocol.frame import MAX_PAYLOAD
 from kata.protocol.generated import agent_pb2, health_pb2
 from kata.protocol.messages import method
 from kata.protocol.status import Code, RpcError
 from kata.protocol.transport import dial
+from kata.sandbox.agent_errors import plain, understand
 from kata.sandbox.config import Patience
-from kata.sandbox.errors import (
-    CommandNotFoundError,
-    CommandNotRunnableError,
-    ContainerError,
-    GuestError,
-    NotFoundError,
-    SandboxError,
-)
+from kata.sandbox.errors import CommandNotFoundError, CommandNotRunnableError, ContainerError, GuestError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,9 +29,11 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from kata.oci.spec import LinuxResources, Process
+    from kata.protocol.client import Answer
     from kata.protocol.generated import csi_pb2
     from kata.sandbox.config import GuestOptions
     from kata.sandbox.containerplan import ContainerPlan
+    from kata.sandbox.errors import SandboxError
 
 AGENT = "grpc.AgentService"
 HEALTH = "grpc.Health"
@@ -44,10 +41,28 @@ USUAL = -1.0
 """Stands for the seconds that a request may take by the sandbox's configuration."""
 METRICS_TIMEOUT = 15.0
 """Seconds; who collects metrics does not wait for long."""
-MESSAGE_LIMIT = 2000
-"""Characters of a guest's error text that are passed on."""
+LONG = frozenset({"ReadStdout", "ReadStderr", "GetMetrics", "GetDiagnosticData", "GetIPTables", "SetIPTables"})
+"""Requests whose answer is one text or some bytes, and may be as long as the wire allows. All others are short."""
 
-T = TypeVar("T", bound="Message")
+T = TypeVar("T")
+
+
+class Waiting(Generic[T]):
+    """A request under way: calling this waits for its answer, once."""
+
+    __slots__ = ("_answer", "_read")
+
+    def __init__(self, answer: Answer, read: Callable[[Answer], T]) -> None:
+        self._answer = answer
+        self._read = read
+
+    def __call__(self) -> T:
+        """What the answer says. Raises SandboxError."""
+        return self._read(self._answer)
+
+    def cancel(self) -> None:
+        """Wait no more, from any thread: who does gets an error."""
+        self._answer.cancel()
 
 
 class AgentClient:
@@ -79,8 +94,14 @@ class AgentClient:
         try:
             client = connect_agent(lambda: dial(address, min(patience.attempt, timeout)), timeout, cancelled)
             return cls(client, observe, patience)
-        except (RpcError, OSError) as error:
-            raise GuestError(f"the guest's agent did not answer within {timeout:.0f} s ({error})") from error
+        except RpcError as error:
+            if error.code in (Code.DEADLINE_EXCEEDED, Code.UNAVAILABLE):
+                what = f"the guest's agent did not answer within {timeout:.0f} s"
+            else:
+                what = "the guest's agent does not serve"
+            raise GuestError(f"{what} ({error.code.name}: {plain(error.message)})") from error
+        except OSError as error:
+            raise GuestError(f"the guest's agent cannot be reached ({error})") from error
 
     def close(self) -> None:
         """End the connection; calls under way fail with GuestError."""
@@ -151,44 +172,50 @@ class AgentClient:
         )
         self._run_command("ExecProcess", request, process)
 
-    def wait_process(self, container_id: str, exec_id: str) -> int:
-        """Block until the process ended, for hours if need be: its exit code, 128 + signal when killed."""
+    def ask_end(self, container_id: str, exec_id: str) -> Waiting[int]:
+        """Ask for the process's end, for hours if need be: its exit code, 128 + signal when killed."""
         request = agent_pb2.WaitProcessRequest(container_id=container_id, exec_id=exec_id)
-        response = self._call("WaitProcess", request, timeout=None)
-        return cast(agent_pb2.WaitProcessResponse, response).status
+        return self._begin(
+            "WaitProcess", request, lambda answer: cast(agent_pb2.WaitProcessResponse, answer).status, timeout=None
+        )
 
     def signal_process(self, container_id: str, exec_id: str, signal: int) -> None:
         """Send a signal; SIGKILL to the init process ends every process of the container."""
         request = agent_pb2.SignalProcessRequest(container_id=container_id, exec_id=exec_id, signal=signal)
         self._call("SignalProcess", request)
 
-    def write_stdin(self, container_id: str, exec_id: str, data: bytes) -> int:
-        """Hand `data` to the process; blocks while its pipe is full. Returns how many bytes were taken."""
+    def write_stdin(self, container_id: str, exec_id: str, data: bytes) -> Waiting[int]:
+        """Hand `data` to the process. What this gives back waits while its pipe is full: how many bytes were taken."""
         request = agent_pb2.WriteStreamRequest(container_id=container_id, exec_id=exec_id, data=data)
-        return cast(agent_pb2.WriteStreamResponse, self._call("WriteStdin", request, timeout=None)).len
+        return self._begin(
+            "WriteStdin", request, lambda answer: cast(agent_pb2.WriteStreamResponse, answer).len, timeout=None
+        )
 
     def close_stdin(self, container_id: str, exec_id: str) -> None:
         """End of input for the process."""
         self._call("CloseStdin", agent_pb2.CloseStdinRequest(container_id=container_id, exec_id=exec_id))
 
-    def ask_output(self, container_id: str, exec_id: str, *, stderr: bool, size: int) -> Callable[[], bytes]:
+    def ask_output(self, container_id: str, exec_id: str, *, stderr: bool, size: int) -> Waiting[bytes]:
         """Ask for up to `size` bytes of output. What this gives back waits for them: once, empty at the stream's end.
 
         All errors are raised by the waiting. Older agents say the end by an error that contains "eof"; both are
         understood.
         """
+        method = "ReadStderr" if stderr else "ReadStdout"
+
+        def data(answer: Message) -> bytes:
+            found = cast(agent_pb2.ReadStreamResponse, answer).data
+            if len(found) > size:
+                raise GuestError(f"the guest's agent answers {method} with {len(found)} bytes, {size} were asked for")
+            return found
+
+        def end(error: SandboxError) -> bytes:
+            if isinstance(error, ContainerError) and "eof" in error.what.lower():
+                return b""
+            raise error
+
         request = agent_pb2.ReadStreamRequest(container_id=container_id, exec_id=exec_id, len=size)
-        wait = self._begin("ReadStderr" if stderr else "ReadStdout", request, timeout=None)
-
-        def output() -> bytes:
-            try:
-                return cast(agent_pb2.ReadStreamResponse, wait()).data
-            except ContainerError as error:
-                if "eof" in error.what.lower():
-                    return b""
-                raise
-
-        return output
+        return self._begin(method, request, data, end, timeout=None)
 
     def resize(self, container_id: str, exec_id: str, rows: int, columns: int) -> None:
         """Tell a process's terminal its new size."""
@@ -296,7 +323,8 @@ class AgentClient:
             raise RpcError(Code.UNIMPLEMENTED, f"there is no method {name}") from None
         except DecodeError as error:
             raise RpcError(Code.INVALID_ARGUMENT, f"the payload is no request of {name}: {error}") from None
-        return self._client.call(name, request, timeout=timeout).SerializeToString()
+        longest = MAX_PAYLOAD if name.rpartition("/")[2] in LONG else SHORT
+        return self._client.call(name, request, timeout=timeout, limit=longest).SerializeToString()
 
     def _run_command(self, method: str, request: Message, process: Process, timeout: float = USUAL) -> None:
         """A call that fails when the program is not there; the error then names it."""
@@ -307,48 +335,36 @@ class AgentClient:
             raise type(error)(f"{args[0]!r} {error.what}") from error
 
     def _call(self, method: str, request: Message, *, timeout: float | None = USUAL, service: str = AGENT) -> Message:
-        return self._begin(method, request, timeout=timeout, service=service)()
+        return self._begin(method, request, lambda answer: answer, timeout=timeout, service=service)()
 
     def _begin(
-        self, method: str, request: Message, *, timeout: float | None, service: str = AGENT
-    ) -> Callable[[], Message]:
-        """Send a request; what this gives back waits for its response, and raises whatever went wrong."""
+        self,
+        method: str,
+        request: Message,
+        read: Callable[[Message], T],
+        failed: Callable[[SandboxError], T] | None = None,
+        *,
+        timeout: float | None,
+        service: str = AGENT,
+    ) -> Waiting[T]:
+        """Send a request; what this gives back waits for its response, and raises whatever went wrong.
+
+        `read` says what the response comes to, `failed` what an error does, if not every one is to be raised.
+        """
         begin = time.monotonic()
         limit = self._patience.request if timeout == USUAL else timeout
-        answer = self._client.begin(f"{service}/{method}", request, timeout=limit)
+        name, longest = f"{service}/{method}", MAX_PAYLOAD if method in LONG else SHORT
 
-        def wait() -> Message:
+        def wait(answer: Answer) -> T:
             try:
-                return answer.result()
+                return read(answer.result())
             except RpcError as error:
-                raise _understand(method, error) from error
+                meaning = understand(method, error)
+                if failed is None:
+                    raise meaning from error
+                return failed(meaning)
             finally:
                 if self._observe is not None:
                     self._observe(request.DESCRIPTOR.full_name, (time.monotonic() - begin) * 1000)
 
-        return wait
-
-
-EXECUTABLE_MISSING = re.compile(
-    r"executable file .*not found|(open executable|exec container process).*no such file or directory", re.IGNORECASE
-)
-EXECUTABLE_REFUSED = re.compile(
-    r"permission denied|operation not permitted|exec format error|is a directory|not executable|chdir", re.IGNORECASE
-)
-
-
-def _understand(method: str, error: RpcError) -> SandboxError:
-    """The error of this room for what the agent, or the connection to it, said."""
-    text = "".join(char if char.isprintable() else " " for char in error.message)[:MESSAGE_LIMIT].strip()
-    if error.code == Code.UNAVAILABLE:
-        return GuestError(f"the connection to the guest's agent broke during {method}: {text}")
-    if error.code == Code.DEADLINE_EXCEEDED:
-        return GuestError(f"the guest's agent did not answer {method} in time")
-    if error.code == Code.NOT_FOUND:
-        return NotFoundError(text)
-    if method in ("CreateContainer", "StartContainer", "ExecProcess"):
-        if EXECUTABLE_MISSING.search(text):
-            return CommandNotFoundError(f"is not in the image: {text}")
-        if EXECUTABLE_REFUSED.search(text):
-            return CommandNotRunnableError(f"cannot be run: {text}")
-    return ContainerError(f"{method}: {text}")
+        return Waiting(self._client.begin(name, request, timeout=limit, limit=longest), wait)

@@ -15,17 +15,21 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from kata.sandbox.errors import ConflictError, SandboxError
-from kata.sandbox.stdio import READ_SIZE, InputPump, OutputPump, Sink, Streams
+from kata.sandbox.stdio import READ_SIZE, Asked, InputPump, OutputPump, Sink, Streams
 
 if TYPE_CHECKING:
     from kata.oci.spec import Process as ProcessSpec
     from kata.sandbox.agent_client import AgentClient
 
+SIGKILL = 9
 LOST_EXIT_CODE = 137
 """The exit code of a process whose VM or agent went away: as if killed by SIGKILL."""
 
 DRAIN_TIMEOUT = 10.0
 """Seconds that a process's last output may take to be read by a client before the exit is told anyway."""
+
+KILL_PATIENCE = 60.0
+"""Seconds after which a process that was sent SIGKILL counts as lost: its guest may never say that it has ended."""
 
 
 class ProcessState(Enum):
@@ -65,6 +69,9 @@ class Process:
         self._sinks: tuple[Sink, ...] = ()
         self._input: InputPump | None = None
         self._input_finished = False
+        self._end: Asked[int] | None = None
+        self._patience: threading.Timer | None = None
+        self._given_up = False
 
     def connect(self, streams: Streams) -> None:
         """Prepare the copying of input and output. Call once, before `begin`. Raises OSError for a bad FIFO."""
@@ -117,6 +124,8 @@ class Process:
         """Send a signal. One that comes after the end is a ConflictError."""
         if self.state is not ProcessState.RUNNING:
             raise ConflictError(f"the process {self.exec_id[:12]} is not running")
+        if number == SIGKILL:
+            self._expect_end()
         self._agent.signal_process(self.container_id, self.exec_id, number)
 
     def resize(self, rows: int, columns: int) -> None:
@@ -139,20 +148,46 @@ class Process:
         if pump is not None:
             pump.finish()
 
-    def _ask(self, *, stderr: bool) -> Callable[[], bytes]:
+    def _ask(self, *, stderr: bool) -> Asked[bytes]:
         return self._agent.ask_output(self.container_id, self.exec_id, stderr=stderr, size=READ_SIZE)
 
-    def _write_stdin(self, data: bytes) -> int:
+    def _write_stdin(self, data: bytes) -> Asked[int]:
         return self._agent.write_stdin(self.container_id, self.exec_id, data)
 
     def _close_stdin(self) -> None:
         self._agent.close_stdin(self.container_id, self.exec_id)
 
+    def _expect_end(self) -> None:
+        with self._changed:
+            if self._patience is None:
+                self._patience = threading.Timer(KILL_PATIENCE, self._give_up)
+                self._patience.daemon = True
+                self._patience.start()
+
+    def _give_up(self) -> None:
+        with self._changed:
+            self._given_up, end = True, self._end
+        if end is not None:
+            end.cancel()
+
+    def _ask_end(self) -> int:
+        """Wait for the exit code. Raises SandboxError when it will not come."""
+        end = self._agent.ask_end(self.container_id, self.exec_id)
+        with self._changed:
+            self._end = end
+        return end()
+
     def _await_exit(self, on_exit: Callable[[Process], None]) -> None:
         try:
-            code = self._agent.wait_process(self.container_id, self.exec_id)
+            code = self._ask_end()
         except SandboxError as error:
             code, self.error = LOST_EXIT_CODE, error.what
+            if self._given_up:
+                self.error = f"the guest does not say that it has ended, {KILL_PATIENCE:.0f} s after SIGKILL"
+        with self._changed:
+            patience = self._patience
+        if patience is not None:
+            patience.cancel()
         if self._input is not None:
             self._input.stop()
         deadline = time.monotonic() + DRAIN_TIMEOUT
@@ -166,3 +201,6 @@ class Process:
             self.state = ProcessState.STOPPED
             self._changed.notify_all()
         on_exit(self)
+        for output in self._outputs:
+            while not output.finish(DRAIN_TIMEOUT):
+                pass

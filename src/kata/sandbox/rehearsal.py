@@ -67,7 +67,7 @@ def _container(agent: AgentClient) -> None:
     agent.exec_process(NAME, EXEC, process(ProcessOptions(args=SHORT)))
     while agent.ask_output(NAME, EXEC, stderr=False, size=4096)():
         pass
-    agent.wait_process(NAME, EXEC)
+    agent.ask_end(NAME, EXEC)()
     agent.stats(NAME)
     agent.close_stdin(NAME, NAME)
     _end(agent)
@@ -82,7 +82,7 @@ def _start(agent: AgentClient, command: tuple[str, ...]) -> None:
 
 
 def _end(agent: AgentClient) -> None:
-    agent.wait_process(NAME, NAME)
+    agent.ask_end(NAME, NAME)()
     agent.remove_container(NAME, STEP_TIMEOUT)
 
 

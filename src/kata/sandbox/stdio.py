@@ -14,7 +14,7 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
@@ -26,9 +26,23 @@ Bigger messages cost fewer round trips. 4 MiB is the wire's limit."""
 
 LOG_LIMIT = 8 * 1024 * 1024
 """Bytes in one log file; there are two, so a container's log never takes more than 16 MiB."""
+LOG_PIECE = 16 << 10
+"""Bytes that are made into lines at once: of empty ones, each is fifty times as long in the log."""
+LAST_LIMIT = 32 << 20
+"""Bytes of output that may still come once its process has ended: more than any pipe between the two holds."""
 
 Stream = Literal["stdout", "stderr"]
-Ask = Callable[[], Callable[[], bytes]]
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Asked(Protocol[T_co]):
+    """A request to the guest that is under way."""
+
+    def __call__(self) -> T_co:
+        """Wait for its answer. Raises SandboxError."""
+
+    def cancel(self) -> None:
+        """Let whoever waits have an error, from any thread."""
 
 
 class StdioPaths(msgspec.Struct, frozen=True):
@@ -107,29 +121,36 @@ class LogSink:
         self._lock = threading.Lock()
         self._fd = _open_log(path)
         self._size = os.fstat(self._fd).st_size
+        self._closed = False
 
     def write(self, stream: Stream, data: bytes) -> None:
-        """Append `data`, line by line. A full disk loses log lines and never stops the container."""
+        """Append `data`, line by line. A full disk loses log lines and never stops the container.
+
+        What comes after `close` is dropped: the descriptor's number may be another file's by then.
+        """
         now = time.time()
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now % 1 * 1e9):09d}Z"
         whole, part = f"{stamp} {stream} F ".encode(), f"{stamp} {stream} P ".encode()
-        lines = data.split(b"\n")
-        last = lines.pop()
-        text = b"".join(whole + line + b"\n" for line in lines)
-        if last:
-            text += part + last + b"\n"
         with self._lock:
-            if self._size + len(text) > LOG_LIMIT:
-                self._turn_over()
-            try:
-                self._size += os.write(self._fd, text)
-            except OSError:
-                pass
+            for begin in range(0, len(data), LOG_PIECE):
+                self._append(_log_lines(data[begin : begin + LOG_PIECE], whole, part))
 
     def close(self) -> None:
-        """No more lines."""
+        """No more lines. Idempotent."""
         with self._lock:
-            os.close(self._fd)
+            if not self._closed:
+                self._closed = True
+                os.close(self._fd)
+
+    def _append(self, text: bytes) -> None:
+        if self._closed:
+            return
+        if self._size + len(text) > LOG_LIMIT:
+            self._turn_over()
+        try:
+            self._size += os.write(self._fd, text)
+        except OSError:
+            pass
 
     def _turn_over(self) -> None:
         os.close(self._fd)
@@ -137,19 +158,34 @@ class LogSink:
         self._fd, self._size = _open_log(self._path), 0
 
 
+def _log_lines(data: bytes, whole: bytes, part: bytes) -> bytes:
+    lines = data.split(b"\n")
+    last = lines.pop()
+    text = b"".join(whole + line + b"\n" for line in lines)
+    return text + part + last + b"\n" if last else text
+
+
 class OutputPump:
     """Copies one output stream of a process to its sinks until the stream ends.
 
     It owns `fifo` and closes it at the stream's end; `shared` sinks take other streams too and are their owner's.
-    `ask` asks the guest for output and gives back what waits for it. There is always one such question under way, also
-    while a sink is slow, and never more: the guest goes on working, and this host holds two pieces at most.
+    `ask` asks the guest for output. There is always one such question under way, also while a sink is slow, and never
+    more: the guest goes on working, and this host holds two pieces at most.
     """
 
-    def __init__(self, stream: Stream, ask: Ask, fifo: Sink | None, shared: Sequence[Sink]) -> None:
+    def __init__(
+        self, stream: Stream, ask: Callable[[], Asked[bytes]], fifo: Sink | None, shared: Sequence[Sink]
+    ) -> None:
         self._stream: Stream = stream
         self._ask = ask
         self._fifo = fifo
         self._shared = shared
+        self._lock = threading.Lock()
+        self._asked: Asked[bytes] | None = None
+        self._stopped = False
+        self._feeding = False
+        self._pieces = 0
+        self._allowed: int | None = None
         self._thread = threading.Thread(target=self._run, name=f"kata-{stream}", daemon=True)
 
     def start(self) -> None:
@@ -164,20 +200,50 @@ class OutputPump:
         """Wait until the stream ended, at most `timeout` seconds."""
         self._thread.join(timeout)
 
+    def finish(self, timeout: float) -> bool:
+        """Wait as `join` does; whether it is over. For a process that has ended: call it until then.
+
+        A client may take its time for what is left. A guest may not: one that sends nothing meanwhile, or never stops
+        sending, is asked no more.
+        """
+        with self._lock:
+            before = self._pieces
+            self._allowed = LAST_LIMIT if self._allowed is None else self._allowed
+        self._thread.join(timeout)
+        if not self._thread.is_alive():
+            return True
+        with self._lock:
+            silent = self._pieces == before and not self._feeding
+            if not silent and self._allowed >= 0:
+                return False
+            self._stopped, asked = True, self._asked
+        if asked is not None:
+            asked.cancel()
+        return False
+
     def _run(self) -> None:
         from kata.sandbox.errors import SandboxError
 
         try:
-            wait = self._ask()
-            while data := wait():
-                wait = self._ask()
+            asked = self._next()
+            while data := asked():
+                asked = self._next()
                 self._feed(data)
         except SandboxError:
             pass  # the guest or its agent is gone; whoever waits for the process reports it
         finally:
             self._drop_fifo()
 
+    def _next(self) -> Asked[bytes]:
+        asked = self._ask()
+        with self._lock:
+            self._asked, stopped = asked, self._stopped
+        if stopped:
+            asked.cancel()
+        return asked
+
     def _feed(self, data: bytes) -> None:
+        self._count(len(data), feeding=True)
         for sink in self._shared:
             sink.write(self._stream, data)
         if self._fifo is not None:
@@ -185,6 +251,14 @@ class OutputPump:
                 self._fifo.write(self._stream, data)
             except OSError:
                 self._drop_fifo()
+        self._count(0, feeding=False)
+
+    def _count(self, size: int, *, feeding: bool) -> None:
+        with self._lock:
+            self._feeding = feeding
+            self._pieces += feeding
+            if self._allowed is not None:
+                self._allowed -= size
 
     def _drop_fifo(self) -> None:
         if self._fifo is not None:
@@ -198,7 +272,9 @@ class InputPump:
     `hold` keeps the FIFO from ending until `finish`: it stays open for writing here.
     """
 
-    def __init__(self, path: str, write: Callable[[bytes], int], close: Callable[[], None], *, hold: bool) -> None:
+    def __init__(
+        self, path: str, write: Callable[[bytes], Asked[int]], close: Callable[[], None], *, hold: bool
+    ) -> None:
         self._fd = open_fifo(path, os.O_RDONLY)
         self._holder = open_fifo(path, os.O_WRONLY) if hold else -1
         self._write = write
@@ -206,6 +282,7 @@ class InputPump:
         self._stop_read, self._stop_write = os.pipe2(os.O_CLOEXEC)
         self._thread = threading.Thread(target=self._run, name="kata-stdin", daemon=True)
         self._lock = threading.Lock()
+        self._asked: Asked[int] | None = None
         self._stopped = False
 
     def start(self) -> None:
@@ -232,6 +309,9 @@ class InputPump:
             if not self._stopped:
                 self._stopped = True
                 os.close(self._stop_write)
+            asked = self._asked
+        if asked is not None:
+            asked.cancel()
 
     def _run(self) -> None:
         from kata.sandbox.errors import SandboxError
@@ -258,10 +338,18 @@ class InputPump:
     def _write_all(self, data: bytes) -> None:
         view = memoryview(data)
         while view:
-            taken = self._write(bytes(view))
+            taken = self._next(bytes(view))()
             if not 0 < taken <= len(view):
                 raise OSError("the guest's agent took an impossible number of bytes")
             view = view[taken:]
+
+    def _next(self, data: bytes) -> Asked[int]:
+        asked = self._write(data)
+        with self._lock:
+            self._asked, stopped = asked, self._stopped
+        if stopped:
+            asked.cancel()
+        return asked
 
 
 def open_fifo(path: str, mode: int) -> int:

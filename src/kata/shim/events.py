@@ -29,6 +29,9 @@ CALL_TIMEOUT = 5.0
 TRIES = 5
 PAUSES = (0.1, 0.3, 1.0, 3.0)
 """Seconds before another try; containerd may be restarting."""
+QUEUED = 64
+"""Events that wait to be sent beyond which those are left out that a guest can cause by itself."""
+OF_GUESTS = frozenset({"TaskOOM"})
 
 TOPICS = {
     "TaskCreate": "/tasks/create",
@@ -70,8 +73,10 @@ class Publisher:
         self._thread.start()
 
     def publish(self, event: Message) -> None:
-        """Queue an event. Never blocks."""
+        """Queue an event. Never blocks, and never keeps any number of what a guest says."""
         name = event.DESCRIPTOR.name
+        if name in OF_GUESTS and self._queue.qsize() >= QUEUED:
+            return
         envelope = forward_pb2.Envelope(
             timestamp=timestamp(time.time()), namespace=self._namespace, topic=TOPICS[name], event=as_any(event)
         )

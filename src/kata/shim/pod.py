@@ -35,7 +35,7 @@ from kata.shim.portforward import Forwarder, start_forwarder
 from kata.shim.rootfs import guest_rootfs, unmount_rootfs
 from kata.shim.standin import StandIn, joined_pid
 from kata.shim.stdio import require_fifos
-from kata.shim.task import SIGKILL, Creation, StdioNames, Task
+from kata.shim.task import Creation, StdioNames, Task
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -145,8 +145,9 @@ class Pod:
         if init.state is ProcessState.RUNNING:
             raise ConflictError(f"task {container_id} still runs", hint="kill it first")
         if init.state is ProcessState.CREATED:
-            task.kill("", SIGKILL)
-            init.wait(REMOVE_KILL_TIMEOUT)
+            task.abandon()
+            if init.wait(REMOVE_KILL_TIMEOUT) is None and task.kind.makes_sandbox:
+                self._take_down()
         if task.kind.makes_sandbox:
             self._down.wait(TEARDOWN_TIMEOUT)
         if not heard():

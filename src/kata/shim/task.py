@@ -203,7 +203,7 @@ class Task:
         process.signal(number)
 
     def abandon(self) -> None:
-        """Its guest is gone: end the first process if it was never started. One that runs has noticed by itself."""
+        """End the first process if it was never started, whatever its guest says to that: it may be gone, or lie."""
         entry = self.entry("")
         with contextlib.suppress(KataError):
             if entry.process.state is ProcessState.CREATED:

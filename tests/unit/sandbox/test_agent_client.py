@@ -111,6 +111,6 @@ def test_how_long_a_guest_may_take(client: AgentClient, agent: Agent) -> None:
         client.stats("box")
     with pytest.raises(GuestError, match="CreateContainer"):
         client.create_container("box", ContainerPlan({}, []))
-    assert client.wait_process("box", "box") == 3  # a process may take its time
+    assert client.ask_end("box", "box")() == 3  # a process may take its time
     agent.sleeps.set()
     client.stats("box")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kata.protocol.status import Code, RpcError
-from kata.sandbox.agent_client import _understand
+from kata.sandbox.agent_errors import understand
 from kata.sandbox.errors import CommandNotFoundError, CommandNotRunnableError, ContainerError
 
 
@@ -22,4 +22,4 @@ from kata.sandbox.errors import CommandNotFoundError, CommandNotRunnableError, C
     ],
 )
 def test_the_kind_of_failure(text: str, kind: type[ContainerError]) -> None:
-    assert type(_understand("CreateContainer", RpcError(Code.INTERNAL, text))) is kind
+    assert type(understand("CreateContainer", RpcError(Code.INTERNAL, text))) is kind

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ import pytest
 from kata.sandbox import stdio
 from kata.sandbox.errors import GuestError
 from kata.sandbox.stdio import FifoSink, InputPump, LogSink, OutputPump
+from tests.helpers.waiting import Later, now
 
 
 def fifo(path: Path) -> str:
@@ -46,9 +46,6 @@ def test_output_goes_to_every_sink_and_a_lost_client_loses_only_its_own(tmp_path
     chunks = [b"first\n", b"second\n", b""]
     gone = threading.Event()
 
-    def ask() -> Callable[[], bytes]:
-        return wait
-
     def wait() -> bytes:
         if len(chunks) == 2:
             os.set_blocking(reader, True)
@@ -58,7 +55,7 @@ def test_output_goes_to_every_sink_and_a_lost_client_loses_only_its_own(tmp_path
         return chunks.pop(0)
 
     log = LogSink(os.fspath(tmp_path / "log"))
-    pump = OutputPump("stdout", ask, FifoSink(path), [log])
+    pump = OutputPump("stdout", lambda: Later(wait), FifoSink(path), [log])
     pump.start()
     pump.join(5)
     log.close()
@@ -73,7 +70,7 @@ def test_a_dead_agent_ends_the_output(tmp_path: Path) -> None:
     def wait() -> bytes:
         raise GuestError("gone")
 
-    pump = OutputPump("stdout", lambda: wait, FifoSink(path), [])
+    pump = OutputPump("stdout", lambda: Later(wait), FifoSink(path), [])
     pump.start()
     pump.join(5)
     os.set_blocking(reader, True)
@@ -101,11 +98,11 @@ def test_one_question_is_under_way_while_a_client_is_slow_and_never_two() -> Non
     pieces = [b"one", b"two", b"three", b""]
     count = 0
 
-    def ask() -> Callable[[], bytes]:
+    def ask() -> Later[bytes]:
         nonlocal count
         count += 1
         asked.release()
-        return lambda: pieces.pop(0)
+        return Later(lambda: pieces.pop(0))
 
     pump = OutputPump("stdout", ask, sink, [])
     pump.start()
@@ -129,7 +126,7 @@ def test_what_came_before_the_guest_was_lost_is_delivered() -> None:
             return answers.pop()
         raise GuestError("gone")
 
-    pump = OutputPump("stdout", lambda: wait, sink, [])
+    pump = OutputPump("stdout", lambda: Later(wait), sink, [])
     sink.go.release()
     pump.start()
     pump.join(20)
@@ -149,9 +146,9 @@ def test_input_is_copied_in_parts_and_its_end_is_told(tmp_path: Path) -> None:
     taken: list[bytes] = []
     closed = threading.Event()
 
-    def write(data: bytes) -> int:
+    def write(data: bytes) -> Later[int]:
         taken.append(data[:3])
-        return min(3, len(data))
+        return now(min(3, len(data)))
 
     client = os.open(path, os.O_RDWR)
     pump = InputPump(path, write, closed.set, hold=False)
@@ -165,7 +162,7 @@ def test_input_is_copied_in_parts_and_its_end_is_told(tmp_path: Path) -> None:
 def test_a_stopped_input_lets_go_of_its_client(tmp_path: Path) -> None:
     path = fifo(tmp_path / "in")
     client = os.open(path, os.O_RDWR)
-    pump = InputPump(path, len, lambda: None, hold=False)
+    pump = InputPump(path, lambda data: now(len(data)), lambda: None, hold=False)
     pump.start()
     pump.stop()
     pump.stop()
@@ -178,7 +175,7 @@ def test_a_stopped_input_lets_go_of_its_client(tmp_path: Path) -> None:
 def test_an_agent_that_lies_about_what_it_took_ends_the_input(tmp_path: Path, taken: int) -> None:
     path = fifo(tmp_path / "in")
     client = os.open(path, os.O_RDWR)
-    pump = InputPump(path, lambda data: taken, lambda: None, hold=False)
+    pump = InputPump(path, lambda data: now(taken), lambda: None, hold=False)
     pump.start()
     os.write(client, b"data")
     pump._thread.join(5)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from google.protobuf.message import Message
@@ -22,6 +22,7 @@ from kata.sandbox.store import Store
 from kata.shim import pod as module
 from kata.shim.configure import Configured
 from kata.shim.pod import Pod
+from tests.helpers.waiting import Later, now
 from tests.unit.sandbox.records import record
 
 CRI = "io.kubernetes.cri."
@@ -33,13 +34,11 @@ class Agent:
     def __init__(self) -> None:
         self.gone = threading.Event()
 
-    def wait_process(self, container_id: str, exec_id: str) -> int:
-        self.gone.wait(60)
-        raise GuestError("the connection broke")
+    def ask_end(self, container_id: str, exec_id: str) -> Later[int]:
+        return Later(self._break)
 
     def oom_event(self) -> str:
-        self.gone.wait(60)
-        raise GuestError("the connection broke")
+        return self._break()
 
     def start_container(self, container_id: str) -> None:
         assert not self.gone.is_set()
@@ -52,14 +51,18 @@ class Agent:
     def check(self, timeout: float) -> None:
         pass
 
-    def ask_output(self, container_id: str, exec_id: str, *, stderr: bool, size: int) -> Callable[[], bytes]:
-        return lambda: b""
+    def ask_output(self, container_id: str, exec_id: str, *, stderr: bool, size: int) -> Later[bytes]:
+        return now(b"")
 
     def close_stdin(self, container_id: str, exec_id: str) -> None:
         raise GuestError("no matter")
 
     def metrics(self) -> str:
         return ""
+
+    def _break(self) -> NoReturn:
+        self.gone.wait(60)
+        raise GuestError("the connection broke")
 
 
 class Sandbox:

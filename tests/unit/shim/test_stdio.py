@@ -11,6 +11,7 @@ import pytest
 
 from kata.sandbox.stdio import InputPump
 from kata.shim.stdio import HeldFifo, StdioError, connect
+from tests.helpers.waiting import Later, now
 
 ME = {"container_id": "box", "namespace": "ns"}
 
@@ -106,9 +107,9 @@ def test_held_input_ends_when_it_is_finished_and_its_writers_are_gone(tmp_path: 
     os.mkfifo(path)
     got, closed = bytearray(), threading.Event()
 
-    def write(data: bytes) -> int:
+    def write(data: bytes) -> Later[int]:
         got.extend(data)
-        return len(data)
+        return now(len(data))
 
     pump = InputPump(str(path), write, closed.set, hold=True)
     if finish_first:
