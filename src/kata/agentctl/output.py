@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 from kata.agentctl.errors import EXIT_FAILED, EXIT_USAGE, UsageError
 from kata.errors import KataError
+from kata.plain import plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -91,7 +92,7 @@ def value_text(value: object) -> str:
 
 def printable(text: str, keep: str = "") -> str:
     """`text` with `?` for whatever could steer a terminal."""
-    return "".join(char if char.isprintable() or char in keep else "?" for char in text)
+    return plain(text, keep=keep, instead="?")
 
 
 def _map_lines(name: str, entries: object, indent: str) -> Iterator[str]:
@@ -142,8 +143,8 @@ def _print_raw(value: bytes) -> None:
 
 
 def _error_lines(what: str, hint: str, detail: str) -> None:
-    print(f"kata-agent-ctl: {what}", file=sys.stderr)
+    print(f"kata-agent-ctl: {printable(what)}", file=sys.stderr)
     if hint:
-        print(f"  hint: {hint}", file=sys.stderr)
+        print(f"  hint: {printable(hint)}", file=sys.stderr)
     for line in detail.splitlines():
-        print(f"  {line}", file=sys.stderr)
+        print(f"  {printable(line)}", file=sys.stderr)

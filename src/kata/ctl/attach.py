@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 
 from kata.ctl.signals import Forwarder
 from kata.errors import KataError
+from kata.plain import plain
 from kata.sandbox.stdio import READ_SIZE, StdioPaths, open_fifo
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ class Attachment:
                 hint=f"the command itself ended with exit code {code}",
             )
         if error:
-            print(f"kata: guest: {error}", file=sys.stderr)
+            print(plain(f"kata: guest: {error}"), file=sys.stderr)
         return code
 
     def finish(self, timeout: float = 5.0) -> None:

@@ -20,17 +20,20 @@ from kata.protocol.transport import dial
 from kata.sandbox.errors import GuestError
 
 if TYPE_CHECKING:
-    from typing import BinaryIO
-
+    from kata.ctl.terminal import Output
     from kata.protocol.connection import Connection
 
 DIAL_TIMEOUT = 10.0
 ANSWER_TIMEOUT, ASK_AGAIN = 60.0, 3.0
 """Seconds until a shell must have answered, and after which it is asked once more."""
+ANSWER_STALL = 10.0
+"""Seconds after which a console that takes not one byte is given up."""
 PROMPT_TIMEOUT = 5.0
 DETACH = b"\x1d"
 """Ctrl-], as telnet and virsh have it."""
 CHUNK = 65536
+KEPT = 64 << 10
+"""Bytes of what a shell has said that are looked at for a mark: a guest may talk for ever."""
 PIECE = 400
 """Characters of a line that is typed for a script: shells take about a thousand."""
 NO_SHELL = b"kata-agent: this guest image has no shell"
@@ -72,24 +75,33 @@ def relay(connection: Connection, source: int, sink: int) -> None:
         if source in ready:
             typed, leave, _ = os.read(source, CHUNK).partition(DETACH)
             if typed:
-                connection.write(typed)
+                _type(connection, typed)
             if leave or not typed:
                 return
 
 
-def run(connection: Connection, script: str, output: BinaryIO, *, answer_timeout: float = ANSWER_TIMEOUT) -> int:
+def _type(connection: Connection, data: bytes) -> None:
+    """Type at the shell. Raises GuestError when it takes nothing: nobody could leave the console then."""
+    try:
+        connection.write(data, stall=ANSWER_STALL)
+    except OSError as error:
+        raise GuestError(f"the debug console takes no input: {error}") from error
+
+
+def run(connection: Connection, script: str, output: Output, *, answer_timeout: float = ANSWER_TIMEOUT) -> int:
     """Run a shell script; its output goes to `output` as it comes, both streams as one. Its exit code.
 
     Raises GuestError when no shell answers, or the console ends before the script.
     """
-    shell = Shell(connection)
-    shell.greet(time.monotonic() + answer_timeout)
+    shell, deadline = Shell(connection), time.monotonic() + answer_timeout
+    shell.greet(deadline)
     token = secrets.token_hex(8)
     for line in typed(script, token):
-        connection.write(line.encode() + b"\r")
-    shell.until(re.compile(rb"<%s>\r*\n" % token.encode()), None)
+        _type(connection, line.encode() + b"\r")
+    if shell.await_mark(re.compile(rb"<%s>\r*\n" % token.encode()), time.monotonic() + answer_timeout) is None:
+        raise GuestError("the shell at the debug console does not begin with the script")
     end = re.compile(rb"\r*\n<%s:([0-9]{1,3})>" % token.encode())
-    match = shell.until(end, output, keep=len(token) + 12)
+    match = shell.until(end, output, len(token) + 12)
     return int(match[1]) & 0xFF
 
 
@@ -126,7 +138,7 @@ class Shell:
             asked += 1
             token = secrets.token_hex(4)
             self._connection.write(f" stty -echo; echo '<{token[:2]}''{token[2:]}>'\r".encode(), deadline)
-            found = self._wait(re.compile(rb"<%s>\r*\n" % token.encode()), time.monotonic() + ASK_AGAIN)
+            found = self.await_mark(re.compile(rb"<%s>\r*\n" % token.encode()), time.monotonic() + ASK_AGAIN)
             if found is not None:
                 return
             if NO_SHELL in self._said:
@@ -135,24 +147,26 @@ class Shell:
             f"no shell answered at the debug console ({asked} questions)", hint="is another client connected to it?"
         )
 
-    def until(self, mark: re.Pattern[bytes], output: BinaryIO | None, keep: int = 0) -> re.Match[bytes]:
+    def until(self, mark: re.Pattern[bytes], output: Output, keep: int) -> re.Match[bytes]:
         """Read up to a mark; what comes before it goes to `output`, all but the last `keep` bytes at once."""
         while True:
             match = mark.search(self._said)
-            ready = match.start() if match else max(0, len(self._said) - keep) if output else 0
+            ready = match.start() if match else max(0, len(self._said) - keep)
             if match is None and self._said[ready - 1 : ready] == b"\r":
                 ready -= 1  # its line end may be still to come
-            if output and ready:
+            if ready:
                 output.write(self._said[:ready].replace(b"\r\n", b"\n"))
                 output.flush()
                 self._said = self._said[ready:]
             if match:
-                self._said = self._said[match.end() - (ready if output else 0) :]
+                self._said = self._said[match.end() - ready :]
                 return match
             self._read()
 
-    def _wait(self, mark: re.Pattern[bytes], deadline: float) -> re.Match[bytes] | None:
+    def await_mark(self, mark: re.Pattern[bytes], deadline: float) -> re.Match[bytes] | None:
+        """Read up to a mark, at most until `deadline`; None when it has not come by then."""
         while (match := mark.search(self._said)) is None:
+            self._said = self._said[-KEPT:]
             left = deadline - time.monotonic()
             if left <= 0 or not select.select([self._connection], [], [], left)[0]:
                 return None

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import sys
 
-from kata.ctl.output import printable
 from kata.errors import KataError
+from kata.plain import plain
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -27,13 +27,13 @@ class UsageError(KataError):
 def show(error: KataError) -> None:
     """Print an error for people: one line, the hint, then the detail, on standard error.
 
-    What is in it may be an image's words, or a guest's.
+    There may be words of a guest, an image or a registry in all of them, so nothing but text reaches the terminal.
     """
-    print(f"kata: {error.layer}: {printable(error.what)}", file=sys.stderr)
+    print(plain(f"kata: {error.layer}: {error.what}"), file=sys.stderr)
     if hint := error.hint or _advice(error):
-        print(f"  hint: {printable(hint)}", file=sys.stderr)
+        print(plain(f"  hint: {hint}"), file=sys.stderr)
     for line in error.detail.splitlines():
-        print(f"  {printable(line)}", file=sys.stderr)
+        print(plain(f"  {line}", keep="\t"), file=sys.stderr)
 
 
 def _advice(error: KataError) -> str:

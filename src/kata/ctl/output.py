@@ -11,6 +11,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 
+from kata.plain import plain
+
 Progress = Callable[[str], None]
 
 
@@ -31,7 +33,7 @@ def json_line(value: object) -> None:
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Columns padded with blanks, the way `docker ps` prints them; headers also when there are no rows."""
-    cells = [[printable(value) for value in row] for row in (headers, *rows)]
+    cells = [[plain(str(value), instead="?") for value in row] for row in (headers, *rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(headers))]
     for row in cells:
         print("   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
@@ -64,8 +66,3 @@ def _spinner(title: str) -> Iterator[Progress]:
     console = Console(stderr=True)
     with console.status(escape(title or "working")) as status:
         yield lambda text: status.update(escape(text))
-
-
-def printable(value: object) -> str:
-    """A value on one line, without what a terminal would take for a command: names and errors are of strangers too."""
-    return "".join(char if char.isprintable() else "?" for char in str(value))

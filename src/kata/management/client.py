@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from kata import paths
 from kata.management.errors import RefusedError, UnreachableError
+from kata.plain import plain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,11 +55,10 @@ def request(
     finally:
         connection.close()
     if response.status != 200:
-        raise RefusedError(response.status, f"the sandbox refuses: {_printable(answer) or response.reason}")
+        raise RefusedError(response.status, f"the sandbox refuses: {_said(answer) or plain(response.reason)}")
     return answer
 
 
-def _printable(answer: bytes) -> str:
+def _said(answer: bytes) -> str:
     """An error's text, which may come from the guest, for a terminal."""
-    text = answer[:4000].decode("utf-8", "replace").strip()
-    return "".join(char if char.isprintable() else " " for char in text)
+    return plain(answer[:4000].decode("utf-8", "replace").strip())

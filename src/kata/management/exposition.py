@@ -17,10 +17,11 @@ GUEST_LIMIT = 1 << 20
 """Characters that a guest may say; a big one says 60 thousand."""
 
 NAME = r"(?:kata_agent|kata_guest|process)_[a-z0-9_]{1,100}"
-LABEL = r'[a-z_]{1,50}="(?:[^"\\\n]|\\["\\n]){0,400}"'
-VALUE = r"[-+]?(?:[0-9][0-9.eE+-]{0,40}|Inf)|NaN"
-COMMENT = re.compile(rf"# (?:HELP ({NAME}) [^\x00-\x1f\x7f]{{0,400}}|TYPE ({NAME}) (?:counter|gauge|untyped))")
-SAMPLE = re.compile(rf"({NAME})(?:\{{(?:{LABEL}(?:,{LABEL}){{0,9}})?\}})? (?:{VALUE})")
+LABEL = r'[a-z_]{1,50}="(?:[^"\\\x00-\x1f\x7f-\x9f]|\\["\\n]){0,400}"'
+VALUE = r"[-+]?(?:[0-9]{1,40}(?:\.[0-9]{0,40})?(?:[eE][-+]?[0-9]{1,4})?|Inf)|NaN"
+COMMENT = re.compile(rf"# (?:HELP ({NAME}) [^\x00-\x1f\x7f-\x9f]{{0,400}}|TYPE ({NAME}) (?:counter|gauge|untyped))")
+SAMPLE = re.compile(rf"({NAME})(?:\{{((?:{LABEL}(?:,{LABEL}){{0,9}})?)\}})? (?:{VALUE})")
+LABELS = re.compile(LABEL)
 
 
 class Sample(NamedTuple):
@@ -64,24 +65,30 @@ def of_guest(text: str) -> str:
     the name of kata_agent_process, as upstream has it.
     """
     seen: set[str] = set()
-    return "".join(f"{line}\n" for line in map(_harmless, text[:GUEST_LIMIT].split("\n")) if _first(line, seen))
+    return "".join(_harmless(line, seen) for line in text[:GUEST_LIMIT].split("\n"))
 
 
-def _harmless(line: str) -> str:
-    match = COMMENT.fullmatch(line) or SAMPLE.fullmatch(line)
-    if match is None:
+def _harmless(line: str, seen: set[str]) -> str:
+    """The line, or nothing. Twice the same makes a whole text wrong, and so does a comment after what it is about."""
+    comment, sample = COMMENT.fullmatch(line), SAMPLE.fullmatch(line)
+    if comment:
+        said = comment[1] or comment[2]
+    elif sample:
+        said = sample[1]
+    else:
         return ""
-    name = next(group for group in match.groups() if group)
-    return line.replace(name, f"kata_agent_{name}", 1) if name.startswith("process_") else line
-
-
-def _first(line: str, seen: set[str]) -> bool:
-    """Whether there was no such series, or comment, before: twice the same makes the whole text wrong."""
-    key = " ".join(line.split(" ", 3)[:3]) if line.startswith("#") else line.rpartition(" ")[0]
-    if not line or key in seen:
-        return False
-    seen.add(key)
-    return True
+    name = f"kata_agent_{said}" if said.startswith("process_") else said
+    if sample:
+        labels = sorted(LABELS.findall(sample[2] or ""))
+        if len({label.partition("=")[0] for label in labels}) < len(labels):
+            return ""
+        key = f"{name}{{{','.join(labels)}}}"
+    else:
+        key = line[: len("# TYPE ")] + name
+    if key in seen or (comment and name in seen):
+        return ""
+    seen |= {key, name} if sample else {key}
+    return f"{line.replace(said, name, 1)}\n"
 
 
 def _lines(family: Family) -> Iterator[str]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from kata.errors import KataError
 from kata.management import processes
 from kata.management.exposition import Family, Sample, histogram, of_guest, text_of
+from kata.plain import plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -85,8 +86,7 @@ class Metrics:
             guest = of_guest(self._sandbox.agent.metrics())
             return text + text_of(self._overhead()) + guest
         except KataError as error:
-            reason = "".join(char if char.isprintable() else " " for char in error.what)
-            return f"{text}# the guest said nothing: {reason}\n"
+            return f"{text}# the guest said nothing: {plain(error.what)}\n"
 
     def _host(self) -> Iterator[Family]:
         yield histogram(f"{SHIM}_rpc_durations_histogram_milliseconds", LATENCY, self._rpcs)

@@ -19,7 +19,7 @@ from kata.protocol.generated import agent_pb2, health_pb2
 from kata.protocol.messages import method
 from kata.protocol.status import Code, RpcError
 from kata.protocol.transport import dial
-from kata.sandbox.agent_errors import plain, understand
+from kata.sandbox.agent_errors import said, understand
 from kata.sandbox.config import Patience
 from kata.sandbox.errors import CommandNotFoundError, CommandNotRunnableError, ContainerError, GuestError
 
@@ -99,7 +99,7 @@ class AgentClient:
                 what = f"the guest's agent did not answer within {timeout:.0f} s"
             else:
                 what = "the guest's agent does not serve"
-            raise GuestError(f"{what} ({error.code.name}: {plain(error.message)})") from error
+            raise GuestError(f"{what} ({error.code.name}: {said(error)})") from error
         except OSError as error:
             raise GuestError(f"the guest's agent cannot be reached ({error})") from error
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 
+from kata.plain import plain
 from kata.protocol.status import Code, NonsenseError, RpcError
 from kata.sandbox.errors import (
     CommandNotFoundError,
@@ -30,7 +31,7 @@ EXECUTABLE_REFUSED = re.compile(
 
 def understand(method: str, error: RpcError) -> SandboxError:
     """The error of this room for what the agent, or the connection to it, said."""
-    text = plain(error.message)
+    text = said(error)
     if isinstance(error, NonsenseError):
         return GuestError(f"the guest's agent answers {method} with nonsense: {text}")
     if error.code == Code.UNAVAILABLE:
@@ -47,6 +48,6 @@ def understand(method: str, error: RpcError) -> SandboxError:
     return ContainerError(f"{method}: {text}")
 
 
-def plain(text: str) -> str:
+def said(error: RpcError) -> str:
     """A guest's words, as they may be shown: cut, and without what could steer a terminal."""
-    return "".join(char if char.isprintable() else " " for char in text[:MESSAGE_LIMIT]).strip()
+    return plain(error.message[:MESSAGE_LIMIT]).strip()

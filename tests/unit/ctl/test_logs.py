@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
-
-import pytest
 
 from kata.ctl.commands.logs import LogReader, show
 
@@ -35,14 +34,10 @@ def test_a_turn_over_loses_nothing(tmp_path: Path) -> None:
         assert list(reader.lines()) == [b"one\n", b"two\n", b"three\n"]
 
 
-def test_streams_and_parts(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
-    import sys
-
+def test_streams_and_parts() -> None:
+    out, err = io.BytesIO(), io.BytesIO()
     for line in (b"T stdout P no end", b"T stdout F  of line", b"T stderr F problem", b"damaged"):
-        show(line + b"\n", timestamps=False)
-    show(b"T stdout F stamped\n", timestamps=True)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    captured = capfdbinary.readouterr()
-    assert captured.out == b"no end of line\nT stamped\n"
-    assert captured.err == b"problem\n"
+        show(line + b"\n", (out, err), timestamps=False)
+    show(b"T stdout F stamped\n", (out, err), timestamps=True)
+    assert out.getvalue() == b"no end of line\nT stamped\n"
+    assert err.getvalue() == b"problem\n"

@@ -36,9 +36,18 @@ def test_what_a_guest_may_not_say() -> None:
         "# EOF",
         "# HELP kata_guest_load \x1b[2J",
         "kata_guest_load 1\r",
+        'kata_guest_load{item="\x1b[2J"} 1',
+        'kata_guest_load{item="\x9b2J"} 1',
+        "kata_guest_load 1-1",
+        "kata_guest_load 1.2.3",
+        'kata_guest_load{item="a",item="b"} 1',
+        "# TYPE kata_guest_tasks gauge",
+        "kata_guest_tasks{} 2",
     ):
         assert of_guest(f"kata_guest_tasks 1\n{line}\n") == "kata_guest_tasks 1\n", line
-    assert of_guest("kata_guest_load 1\nkata_guest_load 2\n# TYPE kata_guest_load gauge\n" * 2).count("\n") == 2
+    assert of_guest("# TYPE kata_guest_load gauge\nkata_guest_load 1\nkata_guest_load 2\n" * 2).count("\n") == 2
+    turned = 'kata_guest_load{a="1",b="2"} 1\nkata_guest_load{b="2",a="1"} 1\n'
+    assert of_guest(turned + "process_open_fds 1\nkata_agent_process_open_fds 2\n").count("\n") == 2
 
 
 def test_the_agents_own_text_loses_nothing() -> None:

@@ -31,6 +31,7 @@ def execute(args: argparse.Namespace) -> int:
     import sys
 
     from kata.ctl import console, files, sandboxes
+    from kata.ctl.terminal import shown
     from kata.management import client
 
     url = client.request(sandboxes.running(args.sandbox), "GET", "/debug/console").decode()
@@ -39,5 +40,5 @@ def execute(args: argparse.Namespace) -> int:
         with console.connect(url) as connection:
             return console.interact(connection)
     script = shlex.join(words) if words else files.read("-").decode("utf-8", "replace")
-    with console.connect(url) as connection:
-        return console.run(connection, script, sys.stdout.buffer)
+    with console.connect(url) as connection, shown(sys.stdout.buffer) as output:
+        return console.run(connection, script, output)

@@ -31,6 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(args: argparse.Namespace) -> int:
     """One request; what the guest says goes to standard output."""
     from kata.ctl import files, sandboxes
+    from kata.ctl.terminal import shown
     from kata.management import client
 
     path = "/ip6tables" if args.v6 else "/iptables"
@@ -39,5 +40,6 @@ def execute(args: argparse.Namespace) -> int:
     else:
         rules = files.read(args.file)
         answer = client.request(sandboxes.running(args.sandbox), "PUT", path, rules)
-    sys.stdout.write(answer.decode("utf-8", "replace"))
+    with shown(sys.stdout.buffer) as output:
+        output.write(answer)
     return 0

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from kata.ctl.errors import UsageError
 
 if TYPE_CHECKING:
+    from kata.ctl.terminal import Output
     from kata.sandbox.store import Store
 
 HELP = "show what a container has written"
@@ -30,6 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Print the log: standard output to ours, standard error to ours."""
+    from kata.ctl.terminal import shown
     from kata.sandbox.reconcile import reconcile
     from kata.sandbox.store import Store
     from kata.supervisor.client import require_own
@@ -41,13 +43,18 @@ def execute(args: argparse.Namespace) -> int:
     record = store.find(args.container)
     require_own(record)
     sandbox_id = record.sandbox.id
-    with LogReader(store.directory(sandbox_id) / "container.log") as reader:
+    with (
+        LogReader(store.directory(sandbox_id) / "container.log") as reader,
+        shown(sys.stdout.buffer) as out,
+        shown(sys.stderr.buffer) as err,
+    ):
+        outputs = out, err
         lines = list(reader.lines())
         if args.tail != "all":
             lines = lines[len(lines) - min(int(args.tail), len(lines)) :]
-        _show_all(lines, timestamps=args.timestamps)
+        _show_all(lines, outputs, timestamps=args.timestamps)
         if args.follow:
-            _follow(store, sandbox_id, reader, timestamps=args.timestamps)
+            _follow(store, sandbox_id, reader, outputs, timestamps=args.timestamps)
     return 0
 
 
@@ -97,13 +104,13 @@ class LogReader:
         return True
 
 
-def show(line: bytes, *, timestamps: bool) -> None:
-    """Write one log line (`time stream tag text`) to the stream it came from; a part (P) gets no line end."""
+def show(line: bytes, outputs: tuple[Output, Output], *, timestamps: bool) -> None:
+    """Write one log line (`time stream tag text`) to the output of its stream; a part (P) gets no line end."""
     fields = line.rstrip(b"\n").split(b" ", 3)
     if len(fields) != 4:
         return
     stamp, stream, tag, text = fields
-    target = sys.stderr.buffer if stream == b"stderr" else sys.stdout.buffer
+    target = outputs[stream == b"stderr"]
     target.write((stamp + b" " if timestamps else b"") + text + (b"\n" if tag == b"F" else b""))
 
 
@@ -114,7 +121,9 @@ def _open(path: Path) -> BinaryIO | None:
         return None
 
 
-def _follow(store: Store, sandbox_id: str, reader: LogReader, *, timestamps: bool) -> None:
+def _follow(
+    store: Store, sandbox_id: str, reader: LogReader, outputs: tuple[Output, Output], *, timestamps: bool
+) -> None:
     """Print what is added, until the sandbox ends. Waits on inotify for its folder."""
     from kata.linux.inotify import Inotify
 
@@ -127,15 +136,15 @@ def _follow(store: Store, sandbox_id: str, reader: LogReader, *, timestamps: boo
         while alive:
             # Looked at before reading: what is written before the end is then read after it.
             alive = store.alive(sandbox_id)
-            _show_all(reader.lines(), timestamps=timestamps)
+            _show_all(reader.lines(), outputs, timestamps=timestamps)
             if alive:
                 # The time-out is for a sandbox that was killed: nothing in its folder changes then.
                 select.select([notify], [], [], 1.0)
                 notify.drain()
 
 
-def _show_all(lines: Iterable[bytes], *, timestamps: bool) -> None:
+def _show_all(lines: Iterable[bytes], outputs: tuple[Output, Output], *, timestamps: bool) -> None:
     for line in lines:
-        show(line, timestamps=timestamps)
-    sys.stdout.flush()
-    sys.stderr.flush()
+        show(line, outputs, timestamps=timestamps)
+    for output in outputs:
+        output.flush()

@@ -23,7 +23,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(args: argparse.Namespace) -> int:
     """Print what the sandbox's `/metrics` says."""
     from kata.ctl import sandboxes
+    from kata.ctl.terminal import shown
     from kata.management import client
 
-    sys.stdout.write(client.request(sandboxes.running(args.sandbox), "GET", "/metrics").decode("utf-8", "replace"))
+    answer = client.request(sandboxes.running(args.sandbox), "GET", "/metrics")
+    with shown(sys.stdout.buffer) as output:
+        output.write(answer)
     return 0
