@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from typing import Any, cast
 
 import msgspec
@@ -35,6 +37,7 @@ class FakeQemu:
         self.devices: dict[str, dict[str, Any]] = {}
         self.refuse = ""
         self.ballooned = 256 * MIB
+        self.threads: list[object] = []
 
     def execute(self, command: str, arguments: Any = None, *, timeout: float) -> object:
         assert timeout > 0
@@ -72,7 +75,7 @@ class FakeQemu:
         return {"actual": self.ballooned}
 
     def query_cpus_fast(self, _: Any) -> object:
-        return [{"cpu-index": 0, "thread-id": 41}, {"cpu-index": 1, "thread-id": 42}]
+        return [{"cpu-index": place, "thread-id": thread} for place, thread in enumerate(self.threads)]
 
     def query_hotpluggable_cpus(self, _: Any) -> object:
         taken = {device.get("core-id") for device in self.devices.values()} | {0}
@@ -137,7 +140,34 @@ def test_cpus_come_in_order_and_go_backwards() -> None:
     assert made.remove_vcpus(1) == 1
     assert [device["core-id"] for device in qemu.devices.values()] == [1]
     assert made.remove_vcpus(5) == 1, "those of the boot stay"
-    assert made.vcpu_threads() == (41, 42)
+
+
+def test_a_qemu_names_no_threads_but_its_own() -> None:
+    """They are pinned and moved to cgroups by their numbers."""
+    done = threading.Event()
+    other = threading.Thread(target=done.wait)
+    other.start()
+    ours = [threading.get_native_id(), other.native_id]
+    qemu = FakeQemu()
+    qemu.threads = [ours[1], 1, os.getppid(), 0, -1, 1 << 70, "2", None, [], ours[0]]
+    try:
+        assert growth(qemu).vcpu_threads(os.getpid()) == (ours[1], ours[0])
+    finally:
+        done.set()
+        other.join()
+
+
+def test_a_qemu_that_talks_nonsense_about_cpus() -> None:
+    qemu = FakeQemu()
+    qemu.query_hotpluggable_cpus = lambda _: [  # type: ignore[method-assign]
+        {"type": [], "props": {"socket-id": "x", "core-id": [], "thread-id": {}}},
+        {"type": "a", "props": 5},
+        {"type": "b", "props": {"core-id": 1 << 80}},
+        7,
+    ]
+    growth(qemu).add_vcpus(3)
+    with pytest.raises(NoPlaceError):
+        growth(qemu).add_vcpus(4)
 
 
 def test_balloon() -> None:

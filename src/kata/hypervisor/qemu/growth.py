@@ -6,11 +6,13 @@ Which sizes make sense is for the caller to know; here is only what QEMU needs t
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import TYPE_CHECKING
 
 from kata.hypervisor.errors import HypervisorError, NoPlaceError, QmpCommandError, QmpProtocolError
 from kata.hypervisor.qemu import devices
+from kata.hypervisor.qemu.qmp import excerpt
 
 if TYPE_CHECKING:
     from kata.hypervisor.machine import MachineSpec
@@ -39,11 +41,15 @@ class Growth:
         with self._lock:
             return devices.memory_slots(self._spec) - self._slots
 
-    def vcpu_threads(self) -> tuple[int, ...]:
-        """The host's thread of each CPU that the machine has, in QEMU's order. Raises QmpError."""
+    def vcpu_threads(self, pid: int) -> tuple[int, ...]:
+        """The host's thread of each CPU that the machine has, in QEMU's order. Raises QmpError.
+
+        They will be moved and pinned by their numbers: a QEMU that a guest has taken over must not name others than
+        those of its own process `pid`.
+        """
         answer = self._qmp.execute("query-cpus-fast", timeout=TIMEOUT)
         threads = [cpu.get("thread-id") for cpu in _rows(answer, "CPUs")]
-        return tuple(thread for thread in threads if isinstance(thread, int))
+        return tuple(thread for thread in threads if isinstance(thread, int) and _is_thread(pid, thread))
 
     def add_memory(self, size_mib: int) -> None:
         """Plug memory in; the guest has to bring it online. Raises NoPlaceError, QmpError; nothing is left then."""
@@ -102,7 +108,7 @@ class Growth:
         answer = self._qmp.execute("query-balloon", timeout=TIMEOUT)
         actual = answer.get("actual") if isinstance(answer, dict) else None
         if not isinstance(actual, int):
-            raise QmpProtocolError("QEMU does not say how large the balloon is", detail=repr(answer)[:200])
+            raise QmpProtocolError("QEMU does not say how large the balloon is", detail=excerpt(answer))
         return actual // MIB
 
     def _await_gone(self, name: str) -> None:
@@ -122,11 +128,16 @@ class Growth:
 
 def _rows(answer: object, what: str) -> list[dict[str, object]]:
     if not isinstance(answer, list):
-        raise QmpProtocolError(f"QEMU does not say which {what} there are", detail=repr(answer)[:200])
+        raise QmpProtocolError(f"QEMU does not say which {what} there are", detail=excerpt(answer))
     return [row for row in answer if isinstance(row, dict)]
+
+
+def _is_thread(pid: int, thread: int) -> bool:
+    return thread > 0 and os.path.isdir(f"/proc/{pid}/task/{thread}")
 
 
 def _position(place: dict[str, object]) -> tuple[int, ...]:
     properties = place.get("props")
     names = ("socket-id", "die-id", "core-id", "thread-id")
-    return tuple(int(properties.get(name) or 0) for name in names) if isinstance(properties, dict) else ()
+    numbers = [properties.get(name) for name in names] if isinstance(properties, dict) else []
+    return tuple(number if isinstance(number, int) else 0 for number in numbers)

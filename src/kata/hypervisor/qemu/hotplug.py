@@ -18,6 +18,7 @@ import msgspec
 from kata.hypervisor.errors import HypervisorError, NoPlaceError, QmpCommandError, QmpProtocolError
 from kata.hypervisor.machine import Disk, DiskAddress, TapNic
 from kata.hypervisor.qemu import devices, files, nics
+from kata.hypervisor.qemu.qmp import excerpt
 from kata.hypervisor.qemu.validation import check_disk, check_nic
 
 if TYPE_CHECKING:
@@ -336,7 +337,7 @@ class Hotplug:
     def _has_node(self, node: str, timeout: float) -> bool:
         nodes = self._qmp.execute("query-named-block-nodes", {"flat": True}, timeout=timeout)
         if not isinstance(nodes, list):
-            raise QmpProtocolError("QEMU does not say which block nodes it has", detail=repr(nodes)[:200])
+            raise QmpProtocolError("QEMU does not say which block nodes it has", detail=excerpt(nodes))
         return any(isinstance(found, dict) and found.get("node-name") == node for found in nodes)
 
     def _plug(self, device: _Device, properties: devices.Device, deadline: float) -> None:
@@ -376,5 +377,5 @@ def _left(deadline: float) -> float:
 def _fdset(answer: object) -> int:
     number = answer.get("fdset-id") if isinstance(answer, dict) else None
     if not isinstance(number, int):
-        raise QmpProtocolError("QEMU does not say into which set it put a descriptor", detail=repr(answer)[:200])
+        raise QmpProtocolError("QEMU does not say into which set it put a descriptor", detail=excerpt(answer))
     return number

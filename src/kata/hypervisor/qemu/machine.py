@@ -40,6 +40,7 @@ BINARY = "qemu-system-x86_64"
 START_TIMEOUT = 30.0
 """Seconds until QMP must answer. Takes 0.1 s; a host that swaps, or starts many at once, needs more."""
 KILL_TIMEOUT = 5.0
+STDERR_MAX = 64 << 10  # what the pipe holds; QEMU may go on complaining while it is read
 
 
 class State(enum.Enum):
@@ -187,7 +188,7 @@ class QemuMachine:
 
     def vcpu_threads(self) -> tuple[int, ...]:
         """The threads of the guest's CPUs. Raises HypervisorError."""
-        return self.growth.vcpu_threads()
+        return self.growth.vcpu_threads(self.pid)
 
     def free_memory_slots(self) -> int:
         """How often memory can be added yet."""
@@ -372,13 +373,13 @@ class QemuMachine:
         return StartError(f"QEMU ended with {_describe(code)} while starting{said}", detail=before)
 
     def _stderr_text(self) -> str:
-        chunks = []
+        said = b""
         try:
-            while chunk := os.read(self._stderr, 65536):
-                chunks.append(chunk)
+            while len(said) < STDERR_MAX and (chunk := os.read(self._stderr, STDERR_MAX)):
+                said += chunk
         except BlockingIOError:
             pass  # QEMU still runs and has said no more
-        return "\n".join(clean_lines(b"".join(chunks).decode("utf-8", "replace")))
+        return "\n".join(clean_lines(said.decode("utf-8", "replace")))
 
     def _ask_to_quit(self, timeout: float) -> None:
         qmp = self._qmp
@@ -417,4 +418,6 @@ def _socket_pair(stack: ExitStack) -> tuple[socket.socket, int]:
 
 
 def _describe(code: int) -> str:
-    return f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
+    if code >= 0:
+        return f"exit code {code}"
+    return f"signal {next((number.name for number in signal.Signals if number == -code), -code)}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kata.hypervisor.errors import QmpProtocolError, StartError
+from kata.hypervisor.qemu.qmp import excerpt
 
 if TYPE_CHECKING:
     from kata.hypervisor.machine import Saved
@@ -56,4 +57,4 @@ def _prepare(qmp: QmpClient) -> None:
 def _await_end(qmp: QmpClient, what: str) -> None:
     event = qmp.wait_event("MIGRATION", timeout=TIMEOUT, accept=lambda event: event.data.get("status") in ENDED)
     if event.data.get("status") != "completed":
-        raise QmpProtocolError(f"the machine could not be {what}", detail=repr(dict(event.data)))
+        raise QmpProtocolError(f"the machine could not be {what}", detail=excerpt(event.data))

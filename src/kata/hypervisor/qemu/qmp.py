@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
+from typing import NoReturn
 
 import msgspec
 
@@ -26,10 +27,14 @@ from kata.hypervisor.errors import (
     QmpProtocolError,
     QmpTimeoutError,
 )
+from kata.plain import plain
 
-MESSAGE_MAX = 16 << 20
-"""Bytes of one message. The largest answer of QEMU 7.2, query-qmp-schema, has 0.2 MB."""
+MESSAGE_MAX, EVENT_MAX = 1 << 20, 16 << 10
+"""Bytes of one message; what they are read into has thirty times as many. The largest answer of QEMU 7.2,
+query-qmp-schema, has 0.2 MB; events have a few hundred bytes, and many of them are kept."""
 EVENTS_KEPT = 256
+TEXT_MAX = 2000
+"""Characters of QEMU's own words that are passed on."""
 MAX_FDS = 16  # more than QEMU takes with one message (chardev/char-socket.c: TCP_MAX_FDS)
 
 
@@ -210,12 +215,16 @@ class QmpClient:
             self._fail(error)
         except OSError:
             self._fail(QmpClosedError("the connection to QEMU is gone"))
+        finally:
+            self._fail(QmpClosedError("the connection to QEMU is read no more"))  # counts if nothing else did
 
     def _dispatch(self, line: bytes) -> None:
         if not line.strip():
             return
         message = _decode(line)
         if "event" in message:
+            if len(line) > EVENT_MAX:
+                raise QmpProtocolError(f"QEMU sent an event of {len(line)} bytes")
             self._take_event(message)
         elif "return" in message or "error" in message:
             self._take_answer(message)
@@ -227,8 +236,11 @@ class QmpClient:
             raise QmpProtocolError("QEMU sent a message of no known kind")
 
     def _take_event(self, message: dict[str, object]) -> None:
+        name = message["event"]
+        if not isinstance(name, str):
+            raise QmpProtocolError("QEMU sent an event without a name")
         event = Event(
-            name=str(message["event"]),
+            name=name,
             data=_as_object(message.get("data")),
             seconds=_clock(_as_object(message.get("timestamp"))),
         )
@@ -248,7 +260,7 @@ class QmpClient:
                 self._changed.notify_all()
             elif number is None:
                 # QEMU leaves the id out only when it could not read what we sent.
-                raise QmpProtocolError("QEMU did not understand a command", detail=str(message)[:1000])
+                raise QmpProtocolError("QEMU did not understand a command", detail=excerpt(message))
             # Else the answer to a command that was given up: dropped.
 
     def _fail(self, error: QmpError) -> None:
@@ -266,7 +278,20 @@ def _result(command: str, answer: dict[str, object]) -> object:
     if "error" not in answer:
         return answer.get("return")
     error = _as_object(answer["error"])
-    raise QmpCommandError(command, str(error.get("class", "")), str(error.get("desc", "no reason given")))
+    return _refuse(command, error.get("class"), error.get("desc"))
+
+
+def _refuse(command: str, error_class: object, description: object) -> NoReturn:
+    words = plain(description[:TEXT_MAX]) if isinstance(description, str) else "no reason given"
+    raise QmpCommandError(command, error_class[:TEXT_MAX] if isinstance(error_class, str) else "", words)
+
+
+def excerpt(value: object) -> str:
+    """The beginning of what QEMU said, for an error's detail, however long or deep it is."""
+    try:
+        return repr(value)[:200]
+    except RecursionError:
+        return "lists in lists without end"
 
 
 def _decode(line: bytes) -> dict[str, object]:
@@ -286,7 +311,9 @@ def _as_object(value: object) -> dict[str, object]:
 def _clock(stamp: dict[str, object]) -> float:
     seconds, micro = stamp.get("seconds"), stamp.get("microseconds")
     # QEMU says -1 for both when its clock failed (qmp-spec.txt, 2.2.5).
-    if not isinstance(seconds, int) or not isinstance(micro, int) or seconds < 0:
+    if not isinstance(seconds, int) or not isinstance(micro, int):
+        return 0.0
+    if not 0 <= seconds < 1 << 40 or not 0 <= micro < 1_000_000:
         return 0.0
     return float(seconds) + micro / 1e6
 
