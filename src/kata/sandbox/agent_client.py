@@ -179,10 +179,10 @@ class AgentClient:
             "WaitProcess", request, lambda answer: cast(agent_pb2.WaitProcessResponse, answer).status, timeout=None
         )
 
-    def signal_process(self, container_id: str, exec_id: str, signal: int) -> None:
+    def signal_process(self, container_id: str, exec_id: str, signal: int, timeout: float | None = None) -> None:
         """Send a signal; SIGKILL to the init process ends every process of the container."""
         request = agent_pb2.SignalProcessRequest(container_id=container_id, exec_id=exec_id, signal=signal)
-        self._call("SignalProcess", request)
+        self._call("SignalProcess", request, timeout=USUAL if timeout is None else timeout)
 
     def write_stdin(self, container_id: str, exec_id: str, data: bytes) -> Waiting[int]:
         """Hand `data` to the process. What this gives back waits while its pipe is full: how many bytes were taken."""

@@ -120,13 +120,16 @@ class Process:
             self._changed.wait_for(lambda: self.state is ProcessState.STOPPED, timeout)
             return self.exit_code
 
-    def signal(self, number: int) -> None:
-        """Send a signal. One that comes after the end is a ConflictError."""
+    def signal(self, number: int, timeout: float | None = None) -> None:
+        """Send a signal; the guest may take `timeout` seconds for it. One that comes after the end is a ConflictError.
+
+        A guest that does not say within KILL_PATIENCE what became of SIGKILL has lost the process.
+        """
         if self.state is not ProcessState.RUNNING:
             raise ConflictError(f"the process {self.exec_id[:12]} is not running")
         if number == SIGKILL:
             self._expect_end()
-        self._agent.signal_process(self.container_id, self.exec_id, number)
+        self._agent.signal_process(self.container_id, self.exec_id, number, timeout)
 
     def resize(self, rows: int, columns: int) -> None:
         """Tell the process's terminal its size."""

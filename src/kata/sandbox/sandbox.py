@@ -341,8 +341,11 @@ class Sandbox:
             observe=self._observe,
         )
 
-    def _lose(self, why: str, said: str) -> None:
-        """A guest whose file daemon is gone waits at its volumes for ever: end it, and remember why."""
+    def lose(self, why: str, said: str = "") -> None:
+        """End a guest with which nothing can be done any more, and remember why; `said` is for the log.
+
+        One whose file daemon is gone waits at its volumes for ever, one whose agent is gone can be told nothing.
+        """
         if self.state is not SandboxState.STOPPED and self._machine is not None:
             self.failure = why
             self._log.error(why, said=said)
@@ -354,7 +357,7 @@ class Sandbox:
         if self.config.log_console:
             machine.follow_console(lambda line: self._log.info("reading guest console", vmconsole=line))
         if self._share is not None:
-            sharing.watch(self._share, machine, self._lose)
+            sharing.watch(self._share, machine, self.lose)
 
     @contextlib.contextmanager
     def _timed(self, phase: str) -> Iterator[None]:

@@ -17,13 +17,13 @@ from kata.management.durations import Durations
 from kata.oci.annotations import PID_TARGET
 from kata.paths import monitor_socket
 from kata.protocol.generated.host import events_pb2
+from kata.sandbox import health
 from kata.sandbox.config import ContainerConfig
 from kata.sandbox.errors import ConflictError, ExistsError, NotFoundError
 from kata.sandbox.process import ProcessState
 from kata.sandbox.reconcile import reconcile
 from kata.sandbox.sandbox import Sandbox
 from kata.sandbox.store import Record, Store, living
-from kata.shim import health
 from kata.shim.bundle import annotations_of, read_checked, write_once
 from kata.shim.configure import Configured, configure, container_spec
 from kata.shim.events import timestamp

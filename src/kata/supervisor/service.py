@@ -22,6 +22,7 @@ from kata.sandbox.errors import (
     ConflictError,
     GuestError,
     NotFoundError,
+    SandboxError,
 )
 from kata.sandbox.stdio import StdioPaths, client_streams
 
@@ -34,7 +35,8 @@ if TYPE_CHECKING:
     from kata.sandbox.sandbox import Sandbox
 
 SIGKILL = 9
-KILL_TIMEOUT = 5.0
+SIGNAL_TIMEOUT, KILL_TIMEOUT = 5.0, 5.0
+"""Seconds for a guest to take a signal, and to say what came of SIGKILL, before it is ended whole."""
 RECORD_TIMEOUT = 15.0
 
 CODES: tuple[tuple[type[KataError], Code], ...] = (
@@ -133,16 +135,17 @@ class ControlService:
 
     def _end(self, signal: int, timeout: float) -> None:
         init = self._container.init
-        try:
-            init.signal(signal)
-            if init.wait(timeout) is None:
-                init.signal(SIGKILL)
-        except ConflictError:
-            return
-        except (GuestError, NotFoundError):
-            pass
-        if init.wait(KILL_TIMEOUT) is None:
-            self._sandbox.stop(graceful=False)
+        for number, seconds in ((signal, timeout), (SIGKILL, KILL_TIMEOUT)):
+            try:
+                init.signal(number, SIGNAL_TIMEOUT)
+            except ConflictError:
+                return
+            except SandboxError:
+                if number != SIGKILL:
+                    continue
+            if init.wait(seconds) is not None:
+                return
+        self._sandbox.stop(graceful=False)
 
     @contextlib.contextmanager
     def _waiting(self) -> Iterator[None]:

@@ -23,6 +23,7 @@ from kata.log import Logger
 from kata.management.durations import Durations, Timed
 from kata.protocol.server import Server
 from kata.protocol.transport import listen
+from kata.sandbox import health
 from kata.sandbox.errors import ConflictError, GuestError
 from kata.sandbox.process import LOST_EXIT_CODE
 from kata.sandbox.reconcile import remove_vm_directory
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from kata.sandbox.container import Container
     from kata.sandbox.store import Record, Store
 
+HEALTH_TIMEOUT = 90.0
+"""Seconds that an agent may take to say that it is there, as the configuration's default has it for pods."""
 TELL_TIMEOUT = 2.0
 """Seconds for clients to be told of the container's end before the control socket closes."""
 
@@ -72,6 +75,7 @@ def supervise(store: Store, record: Record, stdio: StdioPaths, report: int) -> i
     ):
         listener = listen(f"unix://{store.directory(record.sandbox.id) / SOCKET}")
         threading.Thread(target=server.serve, args=(listener,), name="kata-control", daemon=True).start()
+        threading.Thread(target=_watch_health, args=(sandbox, log), name="health", daemon=True).start()
         _report(report, {"status": "running"})
         ended.wait()
         why = sandbox.explain(container.init.error)
@@ -81,6 +85,13 @@ def supervise(store: Store, record: Record, stdio: StdioPaths, report: int) -> i
         _report(report, report_end(container.init.exit_code or 0, why))
         service.drain(TELL_TIMEOUT)
     return 0
+
+
+def _watch_health(sandbox: Sandbox, log: Logger) -> None:
+    """A guest that is silent for good has to go, or its container would seem to run for ever."""
+    reason = health.watch(sandbox, HEALTH_TIMEOUT, log)
+    if not sandbox.wait_end(0):
+        sandbox.lose(reason)
 
 
 def _management(

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from kata.hypervisor.qemu.console import KEPT_BYTES, LINE_MAX, Console, clean_lines
+from kata.hypervisor.qemu.console import KEPT_BYTES, LINE_MAX, LINES_AT_ONCE, Console, clean_lines
 
 
 @pytest.fixture
@@ -38,6 +38,18 @@ def test_a_flood_is_read_and_forgotten(pair: tuple[Console, socket.socket]) -> N
     assert pair[0].tail(1) == "last"
     assert len(pair[0].tail(10_000)) <= KEPT_BYTES
     assert "old" not in pair[0].tail(10_000)
+
+
+def test_a_flood_does_not_fill_the_log(pair: tuple[Console, socket.socket]) -> None:
+    console, guest = pair
+    heard: list[str] = []
+    console.follow(heard.append)
+    written(console, guest, b"line\n" * 20_000)
+    assert LINES_AT_ONCE <= len(heard) < LINES_AT_ONCE + 1000
+    left_out = [line for line in heard if "left out" in line]
+    assert len(left_out) < 1000
+    told = sum(int(line.split()[0].strip("(")) for line in left_out)
+    assert console._left_out + told + len(heard) - len(left_out) == 20_000
 
 
 def test_text_survives_the_end(pair: tuple[Console, socket.socket]) -> None:

@@ -43,7 +43,7 @@ class Agent:
     def start_container(self, container_id: str) -> None:
         assert not self.gone.is_set()
 
-    def signal_process(self, container_id: str, exec_id: str, signal: int) -> None:
+    def signal_process(self, container_id: str, exec_id: str, signal: int, timeout: float | None) -> None:
         if self.gone.is_set():
             raise GuestError("the connection broke")
         self.gone.set()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import socket
 import threading
+import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 KEPT_BYTES = 64 << 10
 LINE_MAX = 512
+LINES_AT_ONCE, LINES_A_SECOND = 2000, 50
+"""How much is told of: a boot writes a thousand lines at once, and a guest may write for ever into our log."""
 ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-~])")
 """Terminal sequences as ECMA-48 writes them: CSI, OSC, and the short escapes."""
 
@@ -29,6 +32,8 @@ class Console:
         self._kept = bytearray()
         self._told: Callable[[str], None] | None = None
         self._open_line = ""
+        self._allowed, self._allowed_at = float(LINES_AT_ONCE), time.monotonic()
+        self._left_out = 0
         self._thread = threading.Thread(target=self._read, name="console", daemon=True)
         self._thread.start()
 
@@ -39,7 +44,10 @@ class Console:
         return "\n".join(clean_lines(text)[-lines:]) if lines > 0 else ""
 
     def follow(self, told: Callable[[str], None]) -> None:
-        """Tell of each whole line, cleaned as in `tail`: what is kept first, then whatever comes. Call once."""
+        """Tell of each whole line, cleaned as in `tail`: what is kept first, then whatever comes. Call once.
+
+        A guest that writes too fast is told of in part, and it is said how many lines are missing.
+        """
         with self._lock:
             self._told = told
             self._tell(bytes(self._kept))
@@ -76,8 +84,23 @@ class Console:
         assert self._told is not None
         *whole, rest = re.split(r"[\r\n]+", self._open_line + chunk.decode("utf-8", "replace"))
         self._open_line = rest[-LINE_MAX:]  # a guest that never ends its line gets no more of our memory
-        for line in clean_lines("\n".join(whole)):
+        lines = clean_lines("\n".join(whole))
+        room = self._room(len(lines))
+        if self._left_out and room:
+            self._told(f"({self._left_out} lines of the guest were left out)")
+            self._left_out = 0
+        for line in lines[:room]:
             self._told(line)
+        self._left_out += len(lines) - room
+
+    def _room(self, wanted: int) -> int:
+        """How many of `wanted` lines may be told of now."""
+        now = time.monotonic()
+        self._allowed = min(LINES_AT_ONCE, self._allowed + (now - self._allowed_at) * LINES_A_SECOND)
+        self._allowed_at = now
+        room = min(wanted, int(self._allowed))
+        self._allowed -= room
+        return room
 
 
 def clean_lines(text: str) -> list[str]:

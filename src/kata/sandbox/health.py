@@ -1,7 +1,7 @@
 """Notices that a sandbox is lost: its VMM has ended, or its agent answers no more.
 
-Run by `pod` in a thread of its own for each sandbox. One question that is not answered says little (a busy host, a
-guest under load), so it is asked again before anything is given up.
+Run by the process that holds a sandbox, in a thread of its own. One question that is not answered says little (a busy
+host, a guest under load), so it is asked again before anything is given up.
 """
 
 from __future__ import annotations

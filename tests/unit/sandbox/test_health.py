@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 
 from kata.log import Logger
+from kata.sandbox import health
 from kata.sandbox.errors import GuestError
-from kata.shim import health
 
 
 class Sandbox:
