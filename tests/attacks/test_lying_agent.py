@@ -25,7 +25,7 @@ from tests.helpers.lying import Lie, LyingAgent, bounds
 PATIENCE = Patience(attempt=0.5, create=0.1, request=0.1)
 WORDS_MAX = 2300
 """Characters of an error, with what the host adds."""
-MIB = 64
+MIB = 48
 """What one wrong answer may cost, with the agent's own copies of it: a frame has 4 MiB, and both sides are here."""
 SECONDS = 4.0
 STALLS = {
