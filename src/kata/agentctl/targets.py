@@ -60,7 +60,7 @@ class AddressTarget:
 
         if self._client is None or self._client.closed:
             try:
-                self._client = Client(dial(self._address, DIAL_TIMEOUT))
+                self._client = Client(dial(self._address, DIAL_TIMEOUT), trusted=False)
             except ValueError as error:
                 raise UsageError(str(error), hint=ADDRESS_HINT) from None
             except OSError as error:

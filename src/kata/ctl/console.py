@@ -54,7 +54,7 @@ def interact(connection: Connection) -> int:
     with raw_terminal():
         select.select([connection], [], [], PROMPT_TIMEOUT)  # what is typed before a shell is there is lost
         # Nothing but bytes gets through, so the shell is told the size the way a person would.
-        connection.write(f" stty rows {rows} columns {columns}\r".encode(), time.monotonic() + DIAL_TIMEOUT)
+        _type(connection, f" stty rows {rows} columns {columns}\r".encode())
         relay(connection, 0, 1)
     print(file=sys.stderr)
     return 0
@@ -68,7 +68,7 @@ def relay(connection: Connection, source: int, sink: int) -> None:
     while True:
         ready = dict(poll.poll())
         if connection.fileno() in ready:
-            data = connection.read(CHUNK)
+            data = _read(connection)
             if not data:
                 return
             _write_all(sink, data)
@@ -78,6 +78,14 @@ def relay(connection: Connection, source: int, sink: int) -> None:
                 _type(connection, typed)
             if leave or not typed:
                 return
+
+
+def _read(connection: Connection) -> bytes:
+    """What the console says; nothing once it has ended, however it did."""
+    try:
+        return connection.read(CHUNK)
+    except OSError:
+        return b""
 
 
 def _type(connection: Connection, data: bytes) -> None:
@@ -137,7 +145,7 @@ class Shell:
         while time.monotonic() < deadline:
             asked += 1
             token = secrets.token_hex(4)
-            self._connection.write(f" stty -echo; echo '<{token[:2]}''{token[2:]}>'\r".encode(), deadline)
+            _type(self._connection, f" stty -echo; echo '<{token[:2]}''{token[2:]}>'\r".encode())
             found = self.await_mark(re.compile(rb"<%s>\r*\n" % token.encode()), time.monotonic() + ASK_AGAIN)
             if found is not None:
                 return
@@ -175,7 +183,7 @@ class Shell:
         return match
 
     def _read(self) -> None:
-        data = self._connection.read(CHUNK)
+        data = _read(self._connection)
         if not data:
             raise GuestError("the debug console ended", hint="kata ps -a shows whether the sandbox runs")
         self._said += data

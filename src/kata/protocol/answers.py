@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kata.protocol.frame import RESPONSE
+from kata.protocol.frame import MAX_PAYLOAD, RESPONSE
 from kata.protocol.generated import ttrpc_pb2
 from kata.protocol.status import Code, NonsenseError, from_message
 
@@ -19,11 +19,27 @@ if TYPE_CHECKING:
     from kata.protocol.messages import Method
 
 SHORT = 256 << 10
-"""Bytes of an error at most, and of every answer that is no file, stream or text of its own."""
+"""Bytes of an error at most, and of an answer in which there are lists or messages."""
 FIELDS = 8
 """A response has two fields; a peer that sends one of them again and again wants nothing but our time."""
+STRING, BYTES = 9, 12
+"""Types of fields (google/protobuf/descriptor.proto, FieldDescriptorProto.Type)."""
 VARINT, FIXED64, DELIMITED, FIXED32 = 0, 1, 2, 5
 """Wire types (protobuf's encoding, "message structure"); 3 and 4, groups, are in no message of ours."""
+
+
+_limits: dict[type[Message], int] = {}
+
+
+def longest(described: Method) -> int:
+    """How many bytes the response to a call may have whose peer is not trusted: many for a text or bytes alone."""
+    kind = described.response
+    if kind not in _limits:
+        fields = kind.DESCRIPTOR.fields
+        lists = any(field.message_type is not None or field.is_repeated for field in fields)
+        text = any(field.type in (STRING, BYTES) for field in fields)
+        _limits[kind] = MAX_PAYLOAD if text and not lists else SHORT
+    return _limits[kind]
 
 
 def read_answer(name: str, described: Method, frame: Frame, limit: int) -> Message:

@@ -13,7 +13,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from kata.protocol.answers import SHORT, read_answer
+from kata.protocol.answers import longest, read_answer
 from kata.protocol.channel import Channel, seconds_until
 from kata.protocol.frame import DATA, MAX_PAYLOAD, REMOTE_CLOSED, REQUEST, RESPONSE
 from kata.protocol.generated import health_pb2, ttrpc_pb2
@@ -91,10 +91,14 @@ class Answer:
 
 
 class Client:
-    """The calling side of one connection, which it owns. Thread-safe; a context manager."""
+    """The calling side of one connection, which it owns. Thread-safe; a context manager.
 
-    def __init__(self, connection: Connection) -> None:
+    What a peer that is not `trusted` answers is not read when that would take much more memory than it has bytes.
+    """
+
+    def __init__(self, connection: Connection, *, trusted: bool = True) -> None:
         self._channel = Channel(connection)
+        self._trusted = trusted
         self._opening = threading.Lock()
         self._lock = threading.Lock()
         self._pending: dict[int, Pending] = {}
@@ -123,16 +127,15 @@ class Client:
         *,
         timeout: float | None = 60.0,
         metadata: Mapping[str, str] | None = None,
-        limit: int = MAX_PAYLOAD,
     ) -> Message:
         """Make the call `service/Method` and return its response.
 
         `timeout` is in seconds, None waits for ever; the peer is told it too. Raises RpcError: what the peer says,
         UNAVAILABLE when the connection is lost, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED for a request above 4 MiB, and
-        NonsenseError for an answer that has more than `limit` bytes or makes no sense. KeyError for a method that no
+        NonsenseError for an answer that is too long or makes no sense. KeyError for a method that no
         .proto file describes.
         """
-        return self.begin(name, request, timeout=timeout, metadata=metadata, limit=limit).result()
+        return self.begin(name, request, timeout=timeout, metadata=metadata).result()
 
     def begin(
         self,
@@ -141,7 +144,6 @@ class Client:
         *,
         timeout: float | None = 60.0,
         metadata: Mapping[str, str] | None = None,
-        limit: int = MAX_PAYLOAD,
     ) -> Answer:
         """As `call`, but without waiting for the response: `Answer.result` does, and raises all that `call` raises."""
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -149,7 +151,7 @@ class Client:
         described = method(service, rpc)
         if not isinstance(request, described.request):
             raise TypeError(f"{name} takes {described.request.__name__}, not {type(request).__name__}")
-        answer = Answer(self, described, name, deadline, limit)
+        answer = Answer(self, described, name, deadline, MAX_PAYLOAD if self._trusted else longest(described))
         try:
             data = _envelope(described, request, timeout, metadata)
             answer.stream = self._open(name, answer.pending, data, deadline)
@@ -220,9 +222,10 @@ class Client:
 def connect_agent(dial: Callable[[], Connection], timeout: float, cancelled: threading.Event | None = None) -> Client:
     """Connect, and ask Health.Check until it is answered; at most `timeout` seconds.
 
-    For peers that are still booting. A connection proves nothing: a VMM takes it long before there is a far end,
-    and then keeps what is sent, drops it, or hangs up. So the question is sent again, as a whole request of its own,
-    until one is answered, and the connection is made anew where it breaks. Late answers to earlier ones are dropped.
+    For peers that are still booting, and are not trusted. A connection proves nothing: a VMM takes it long before there
+    is a far end, and then keeps what is sent, drops it, or hangs up. So the question is sent again, as a whole request
+    of its own, until one is answered, and the connection is made anew where it breaks. Late answers to earlier ones are
+    dropped.
     Raises RpcError: DEADLINE_EXCEEDED, or UNAVAILABLE soon after `cancelled` is set, which says that the peer is gone.
     """
     deadline = time.monotonic() + timeout
@@ -230,7 +233,7 @@ def connect_agent(dial: Callable[[], Connection], timeout: float, cancelled: thr
     pause, reason = FIRST_PAUSE, ""
     while True:
         try:
-            return _checked(Client(dial()), deadline, cancelled)
+            return _checked(Client(dial(), trusted=False), deadline, cancelled)
         except RpcError as error:
             if error.code != Code.UNAVAILABLE or cancelled.is_set():
                 raise
@@ -266,7 +269,7 @@ def _checked(client: Client, deadline: float, cancelled: threading.Event) -> Cli
 def _healthy(client: Client, timeout: float) -> bool:
     """Whether the peer answered. One without a health service answers too."""
     try:
-        client.call("grpc.Health/Check", health_pb2.CheckRequest(), timeout=timeout, limit=SHORT)
+        client.call("grpc.Health/Check", health_pb2.CheckRequest(), timeout=timeout)
     except RpcError as error:
         if error.code == Code.DEADLINE_EXCEEDED:
             return False

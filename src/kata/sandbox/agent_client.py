@@ -12,9 +12,7 @@ import time
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 from kata.oci import convert
-from kata.protocol.answers import SHORT
 from kata.protocol.client import Client, connect_agent
-from kata.protocol.frame import MAX_PAYLOAD
 from kata.protocol.generated import agent_pb2, health_pb2
 from kata.protocol.messages import method
 from kata.protocol.status import Code, RpcError
@@ -41,8 +39,6 @@ USUAL = -1.0
 """Stands for the seconds that a request may take by the sandbox's configuration."""
 METRICS_TIMEOUT = 15.0
 """Seconds; who collects metrics does not wait for long."""
-LONG = frozenset({"ReadStdout", "ReadStderr", "GetMetrics", "GetDiagnosticData", "GetIPTables", "SetIPTables"})
-"""Requests whose answer is one text or some bytes, and may be as long as the wire allows. All others are short."""
 
 T = TypeVar("T")
 
@@ -323,8 +319,7 @@ class AgentClient:
             raise RpcError(Code.UNIMPLEMENTED, f"there is no method {name}") from None
         except DecodeError as error:
             raise RpcError(Code.INVALID_ARGUMENT, f"the payload is no request of {name}: {error}") from None
-        longest = MAX_PAYLOAD if name.rpartition("/")[2] in LONG else SHORT
-        return self._client.call(name, request, timeout=timeout, limit=longest).SerializeToString()
+        return self._client.call(name, request, timeout=timeout).SerializeToString()
 
     def _run_command(self, method: str, request: Message, process: Process, timeout: float = USUAL) -> None:
         """A call that fails when the program is not there; the error then names it."""
@@ -353,7 +348,6 @@ class AgentClient:
         """
         begin = time.monotonic()
         limit = self._patience.request if timeout == USUAL else timeout
-        name, longest = f"{service}/{method}", MAX_PAYLOAD if method in LONG else SHORT
 
         def wait(answer: Answer) -> T:
             try:
@@ -367,4 +361,4 @@ class AgentClient:
                 if self._observe is not None:
                     self._observe(request.DESCRIPTOR.full_name, (time.monotonic() - begin) * 1000)
 
-        return Waiting(self._client.begin(name, request, timeout=limit, limit=longest), wait)
+        return Waiting(self._client.begin(f"{service}/{method}", request, timeout=limit), wait)
