@@ -13,7 +13,12 @@ from pathlib import Path
 
 def state_dir() -> Path:
     """Run-time state, gone after a reboot: upstream's `/run/vc`."""
-    return Path(os.environ.get("KATA_STATE_DIR") or "/run/vc").absolute()
+    return state_dir_of(os.environ.get("KATA_STATE_DIR", ""))
+
+
+def state_dir_of(setting: str) -> Path:
+    """The state directory of a process whose KATA_STATE_DIR is this."""
+    return Path(setting or "/run/vc").absolute()
 
 
 def data_dir() -> Path:

@@ -24,6 +24,7 @@ COMMANDS = (
     "image",
     "template",
     "check",
+    "doctor",
     "config",
     "env",
     "metrics",

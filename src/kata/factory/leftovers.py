@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import shutil
 from pathlib import Path
 
 from kata import paths
 from kata.hypervisor.identity import release_identities
-from kata.hypervisor.processref import ProcessRef, process_ref
+from kata.hypervisor.processref import ProcessRef, lives, process_ref
 
 PREFIX = "template-"
 ROOT = "root"
@@ -38,12 +37,16 @@ def remove_directory(directory: Path) -> None:
     release_identities(os.fspath(directory))
 
 
+def abandoned() -> list[Path]:
+    """The folders of machines that were to become templates, when their processes were killed. Raises OSError."""
+    return [directory for directory in paths.vm_dir().glob(f"{PREFIX}*") if not _is_being_made(directory)]
+
+
 def sweep() -> None:
     """Remove what killed makings have left. Raises OSError."""
-    for directory in paths.vm_dir().glob(f"{PREFIX}*"):
-        if not _is_being_made(directory):
-            _remove_half(directory)
-            remove_directory(directory)
+    for directory in abandoned():
+        _remove_half(directory)
+        remove_directory(directory)
 
 
 def _remove_half(directory: Path) -> None:
@@ -54,14 +57,9 @@ def _remove_half(directory: Path) -> None:
 
 
 def _is_being_made(directory: Path) -> bool:
-    """Whether its process lives. One that is a zombie, or about to be, still has its number, but does nothing."""
+    """Whether its process lives."""
     try:
         pid, start = (int(word) for word in directory.name.split("-")[-2:])
-        pidfd = os.pidfd_open(pid)
-    except (ValueError, ProcessLookupError):
+    except ValueError:
         return False
-    try:
-        ended = select.select([pidfd], [], [], 0)[0]
-        return not ended and process_ref(pid) == ProcessRef(pid, start)
-    finally:
-        os.close(pidfd)
+    return lives(ProcessRef(pid, start))

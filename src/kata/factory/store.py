@@ -141,8 +141,16 @@ class TemplateStore:
             shutil.rmtree(gone, ignore_errors=True)
             self._lock_path(name).unlink(missing_ok=True)
 
+    def half_made(self) -> list[Path]:
+        """Half a template that nobody makes any more, and what a removal that was killed has left."""
+        found = []
+        for folder in [*self.root.glob("*.new"), *self.root.glob("*.gone")]:
+            with suppress(FactoryError), self._locked(folder.stem, 0.0):
+                found.append(folder)
+        return [folder for folder in found if folder.exists()]
+
     def sweep(self) -> None:
-        """Remove half a template that nobody makes any more, and what a removal that was killed has left."""
+        """Remove what is half made."""
         for folder in [*self.root.glob("*.new"), *self.root.glob("*.gone")]:
             with suppress(FactoryError), self._locked(folder.stem, 0.0):
                 shutil.rmtree(folder, ignore_errors=True)

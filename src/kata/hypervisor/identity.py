@@ -12,6 +12,7 @@ import fcntl
 import os
 import pwd
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -34,13 +35,7 @@ class Identity(msgspec.Struct, frozen=True):
 
     def release(self) -> None:
         """Give the ids back. Does nothing when that happened before."""
-        fd = _open_locked(self.claim, os.O_RDWR)
-        if fd is None:
-            return
-        try:
-            Path(self.claim).unlink()
-        finally:
-            os.close(fd)
+        _give_back(self.claim, lambda owner: True)
 
 
 def claim_identity(owner: str, *, first: int = FIRST_UID, count: int = UID_COUNT) -> Identity:
@@ -64,16 +59,49 @@ def claim_identity(owner: str, *, first: int = FIRST_UID, count: int = UID_COUNT
 
 def release_identities(owner: str) -> None:
     """Give back what a sandbox that died held: every claim of `owner`, whose directory is gone by now."""
-    claims = state_dir() / "uids"
-    if not claims.is_dir():
-        return
-    for claim in claims.iterdir():
+    for uid, found in claims().items():
+        if found == owner:
+            _give_back(str(state_dir() / "uids" / str(uid)), lambda now: now == owner and not os.path.isdir(now))
+
+
+def claims() -> dict[int, str]:
+    """The folder that each claimed user id is for, whether that is there or not."""
+    found = {}
+    try:
+        names = os.listdir(state_dir() / "uids")
+    except FileNotFoundError:
+        return {}
+    for name in names:
         try:
-            held = claim.read_bytes() == os.fsencode(owner)
-        except FileNotFoundError:
-            continue
-        if held and not os.path.isdir(owner):
-            Identity(uid=int(claim.name), gid=int(claim.name), claim=str(claim)).release()
+            found[int(name)] = os.fsdecode((state_dir() / "uids" / name).read_bytes())
+        except (OSError, ValueError):
+            continue  # it was given back meanwhile
+    return found
+
+
+def abandoned_claims() -> dict[int, str]:
+    """Those whose folder is gone, or that were never said to be for one; one that is being made is passed over."""
+    found = {}
+    for uid in claims():
+        fd = _open_locked(str(state_dir() / "uids" / str(uid)), os.O_RDWR)
+        if fd is not None:
+            owner = os.fsdecode(os.pread(fd, 4096, 0))
+            if not os.path.isdir(owner):
+                found[uid] = owner
+            os.close(fd)
+    return found
+
+
+def _give_back(claim: str, wanted: Callable[[str], bool]) -> None:
+    """Remove a claim if it is that owner's; looked at under its lock, since others take over what nobody needs."""
+    fd = _open_locked(claim, os.O_RDWR)
+    if fd is None:
+        return
+    try:
+        if wanted(os.fsdecode(os.pread(fd, 4096, 0))):
+            Path(claim).unlink()
+    finally:
+        os.close(fd)
 
 
 def _is_in_passwd(uid: int) -> bool:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
+import select
 
 import msgspec
+
+from kata.linux.startmark import start_time
 
 
 class ProcessRef(msgspec.Struct, frozen=True):
@@ -15,9 +18,21 @@ class ProcessRef(msgspec.Struct, frozen=True):
 
 
 def process_ref(pid: int) -> ProcessRef | None:
-    """The reference of a living process, or None when there is none (proc(5), field 22 of stat)."""
+    """The reference of a living process, or None when there is none."""
+    start = start_time(pid)
+    return None if start is None else ProcessRef(pid, start)
+
+
+def lives(reference: ProcessRef) -> bool:
+    """Whether this very process is there; one that is a zombie, or about to be, has its number, but does nothing."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    return ProcessRef(pid, int(stat.rpartition(")")[2].split()[19]))
+        pidfd = os.pidfd_open(reference.pid)
+    except OSError:
+        return False
+    try:
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        ended = poll.poll(0)
+        return not ended and process_ref(reference.pid) == reference
+    finally:
+        os.close(pidfd)

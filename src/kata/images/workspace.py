@@ -56,6 +56,23 @@ def workspace(root: Path) -> Iterator[Path]:
 
 def sweep(root: Path) -> None:
     """Remove what dead processes left in `root`."""
+    for entry, fd in _stale(root):
+        remove_tree(entry)
+        os.close(fd)
+
+
+def abandoned(root: Path) -> list[Path]:
+    """What dead processes left in `root`."""
+    if not root.is_dir():
+        return []
+    found = _stale(root)
+    for _, fd in found:
+        os.close(fd)
+    return [entry for entry, _ in found]
+
+
+def _stale(root: Path) -> list[tuple[Path, int]]:
+    """What nobody holds, and the descriptor by which we do now; the caller closes it."""
     stale: list[tuple[Path, int]] = []
     with locked(root / ".lock", timeout=LOCK_TIMEOUT):
         for entry in root.iterdir():
@@ -66,9 +83,7 @@ def sweep(root: Path) -> None:
                 stale.append((entry, fd))
             else:
                 os.close(fd)
-    for entry, fd in stale:
-        remove_tree(entry)
-        os.close(fd)
+    return stale
 
 
 def adopt(root: Path, file: Path) -> tuple[Path, int]:

@@ -12,6 +12,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,8 @@ from kata.linux import flock
 
 LOCK_TIMEOUT = 900.0
 """Seconds to wait for another builder; a kernel build on two cores takes about 500."""
+WORKSPACE = ".kata-"
+"""How the names of builders' folders begin: whoever builds may do so in a folder that has other things in it."""
 
 
 class Package(msgspec.Struct, frozen=True):
@@ -110,13 +113,43 @@ def _lock(fd: int, directory: Path, timeout: float) -> None:
 
 @contextlib.contextmanager
 def workspace(directory: Path, prefix: str) -> Iterator[Path]:
-    """A folder for half-made things on the file system of `directory`, removed at the end in any case."""
+    """A folder for half-made things on the file system of `directory`, removed at the end in any case.
+
+    For the one who holds the builders' lock: what a builder has left that was killed goes first.
+    """
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{prefix}-", dir=directory, ignore_cleanup_errors=True) as path:
+        for stale in _workspaces(directory):
+            shutil.rmtree(stale, ignore_errors=True)
+        with tempfile.TemporaryDirectory(
+            prefix=f"{WORKSPACE}{prefix}-", dir=directory, ignore_cleanup_errors=True
+        ) as path:
             yield Path(path)
     except OSError as error:
         raise explain(error, directory) from error
+
+
+def abandoned(directory: Path) -> list[Path]:
+    """Workspaces of builders that were killed; none while somebody builds there."""
+    found = _workspaces(directory)
+    if not found:
+        return []
+    try:
+        with locked(directory, 0.0):
+            return [path for path in found if path.is_dir()]
+    except AssetError:
+        return []
+
+
+def sweep(directory: Path) -> None:
+    """Remove them. Raises AssetError while somebody builds there."""
+    with locked(directory, 0.0):
+        for path in _workspaces(directory):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _workspaces(directory: Path) -> list[Path]:
+    return [path for path in directory.glob(f"{WORKSPACE}*") if path.is_dir()]
 
 
 def install(built: Path, place: Path) -> None:

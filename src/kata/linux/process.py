@@ -7,6 +7,7 @@ programs that end by themselves are run with `run`.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import signal
@@ -15,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import IO
 
 from kata.errors import KataError
+from kata.linux import startmark
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 PASSED_ON = ("TERM", "SOURCE_DATE_EPOCH", "http_proxy", "https_proxy", "no_proxy", "TMPDIR")
@@ -50,8 +52,10 @@ class ProcessError(KataError):
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment of a helper: a fixed PATH, the C locale, `PASSED_ON`, then `extra`."""
+    """The environment of a helper: a fixed PATH, the C locale, whose it is, `PASSED_ON`, then `extra`."""
     env = {"PATH": PATH, "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", "HOME": "/root"}
+    with contextlib.suppress(OSError):
+        env[startmark.VARIABLE] = startmark.mark()
     env.update({name: os.environ[name] for name in PASSED_ON if name in os.environ})
     env.update(extra or {})
     return env

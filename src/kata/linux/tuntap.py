@@ -88,6 +88,15 @@ def open_macvtap(namespace: NetworkNamespace, name: str, index: int, queues: int
     return opened
 
 
+def macvtap_device(namespace: NetworkNamespace, name: str, index: int) -> int:
+    """The number of the device by which a macvtap is opened. Raises OSError."""
+    sysfs = namespace.call(_mount_sysfs)
+    try:
+        return _device_number(sysfs, f"class/net/{check_name(name)}/tap{index}/dev")
+    finally:
+        os.close(sysfs)
+
+
 def _open_tun() -> int:
     return os.open(TUN_DEVICE, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
 

@@ -25,23 +25,29 @@ ANSWER_LIMIT = 16 << 20
 class UnixConnection(http.client.HTTPConnection):
     """A connection to a unix socket."""
 
-    def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=ANSWER_TIMEOUT)
+    def __init__(self, path: str, timeout: float = ANSWER_TIMEOUT) -> None:
+        super().__init__("localhost", timeout=timeout)
         self._path = path
+        self._timeout = timeout
 
     def connect(self) -> None:
         """See `http.client.HTTPConnection`."""
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(DIAL_TIMEOUT)
         self.sock.connect(self._path)
-        self.sock.settimeout(ANSWER_TIMEOUT)
+        self.sock.settimeout(self._timeout)
 
 
 def request(
-    sandbox_id: str, method: str, path: str, body: bytes = b"", query: Mapping[str, str] | None = None
+    sandbox_id: str,
+    method: str,
+    path: str,
+    body: bytes = b"",
+    query: Mapping[str, str] | None = None,
+    timeout: float = ANSWER_TIMEOUT,
 ) -> bytes:
-    """Ask a sandbox. Raises UnreachableError, and RefusedError with what the sandbox said."""
-    connection = UnixConnection(str(paths.monitor_socket(sandbox_id)))
+    """Ask a sandbox, which has `timeout` seconds. Raises UnreachableError, and RefusedError with what it said."""
+    connection = UnixConnection(str(paths.monitor_socket(sandbox_id)), timeout)
     target = f"{path}?{urllib.parse.urlencode(query)}" if query else path
     try:
         connection.request(method, target, body=body or None)

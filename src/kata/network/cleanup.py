@@ -1,4 +1,4 @@
-"""Removes what a killed runtime left in a pod's network namespace. Called when its sandbox is known to be dead.
+"""Finds and removes what a killed runtime left in a pod's network namespace, when its sandbox is known to be dead.
 
 Only what is ours, by name, cookie or handle, is touched. Taps have gone with their last descriptor as a rule; what
 remains is the traffic control of the pod's interface, or a macvtap.
@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from kata.linux.rtnetlink import IFF_NOARP
+from kata.linux.rtnetlink import IFF_LOWER_UP, IFF_NOARP
+from kata.linux.tuntap import macvtap_device
 from kata.network.errors import NamespaceError, NetworkError
 from kata.network.names import COOKIE, LIMIT_HANDLE, is_ours
 from kata.network.place import Place, undo
@@ -21,6 +22,40 @@ if TYPE_CHECKING:
 
     from kata.linux.rtnetlink import Link
     from kata.linux.rtnetlink.host import HostNetlink
+
+
+class Remains(NamedTuple):
+    """What is ours in a namespace, in words.
+
+    `in_use`: a process has one of the taps. `devices` are the numbers of those that may be open too, macvtaps.
+    """
+
+    found: tuple[str, ...] = ()
+    in_use: bool = False
+    devices: tuple[int, ...] = ()
+
+
+def remains(netns_path: str) -> Remains:
+    """What `cleanup` would remove; nothing in the host's own namespace. Raises NetworkError."""
+    try:
+        place = Place(netns_path)
+    except NamespaceError:
+        return Remains()
+    with place:
+        try:
+            links = place.netlink.list_links()
+            ours = [link for link in links if is_ours(link)]
+            found = [f"the {link.kind if link.kind != 'tun' else 'tap'} {link.name}" for link in ours]
+            for link in (link for link in links if link not in ours):
+                found += [f"redirects of {link.name}"] if _redirects(place.netlink, link) else []
+                found += [f"a rate limit of {link.name}"] if _is_limited(place.netlink, link) else []
+            return Remains(
+                tuple(found),
+                any(link.kind == "tun" and link.flags & IFF_LOWER_UP for link in ours),
+                tuple(macvtap_device(place.namespace, e.name, e.ifindex) for e in ours if e.kind == "macvtap"),
+            )
+        except OSError as error:
+            raise NetworkError(f"{netns_path} cannot be looked at: {error.strerror}") from error
 
 
 def cleanup(netns_path: str, pci_addresses: Iterable[str] = ()) -> None:
@@ -72,12 +107,20 @@ def _is_namespace(path: str) -> bool:
 
 def _clean(netlink: HostNetlink, link: Link, stack: ExitStack) -> None:
     if not is_ours(link):
-        if any(entry.cookie == COOKIE for entry in netlink.list_filters(link.ifindex)):
+        if _redirects(netlink, link):
             undo(stack, remove_redirects, netlink, link.ifindex)
-        if any(qdisc.handle == LIMIT_HANDLE for qdisc in netlink.list_qdiscs(link.ifindex)):
+        if _is_limited(netlink, link):
             undo(stack, netlink.remove_root, link.ifindex, LIMIT_HANDLE)
         return
     if link.kind == "macvtap":  # what is pushed first is done last
         undo(stack, netlink.set_flags, link.lower, 0, IFF_NOARP)
         undo(stack, netlink.set_mac, link.lower, link.mac)
     undo(stack, netlink.remove_link, link.ifindex)
+
+
+def _redirects(netlink: HostNetlink, link: Link) -> bool:
+    return any(entry.cookie == COOKIE for entry in netlink.list_filters(link.ifindex))
+
+
+def _is_limited(netlink: HostNetlink, link: Link) -> bool:
+    return any(qdisc.handle == LIMIT_HANDLE for qdisc in netlink.list_qdiscs(link.ifindex))

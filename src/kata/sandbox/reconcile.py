@@ -1,8 +1,8 @@
 """Clear up after sandboxes whose process is gone, whatever killed it.
 
-Run at the start of every `kata` command that looks at sandboxes, and before every sandbox of a shim. Only what is
-known to be ours is touched: processes by pid *and* start time, files below the sandbox's own folders, cgroups by
-their mark.
+Run at the start of every `kata` command that looks at sandboxes, and before every sandbox of a shim; `kata doctor` asks
+for the parts one by one. Only what is known to be ours is touched: processes by pid *and* start time, files below the
+sandbox's own folders, cgroups by their mark, sockets of shims by their notes.
 """
 
 from __future__ import annotations
@@ -10,22 +10,28 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import shutil
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kata import paths
 from kata.errors import KataError
 from kata.factory import leftovers
 from kata.hypervisor.identity import release_identities
 from kata.hypervisor.processref import ProcessRef, process_ref
+from kata.linux import mounts
+from kata.sandbox import shimsockets
 from kata.sandbox.config import PodNetworkConfig
 from kata.sandbox.errors import SandboxError
 from kata.sandbox.process import LOST_EXIT_CODE
 from kata.sandbox.store import Record, Store
 from kata.storage.directvolumes import unmark_all
 from kata.storage.emptydirs import remove_images
+
+if TYPE_CHECKING:
+    from kata.cgroups.mark import Marked
 
 KILL_TIMEOUT = 5.0
 HOLD_PATIENCE = 20.0
@@ -39,9 +45,21 @@ def reconcile(store: Store) -> list[str]:
     """
     store.sweep()
     leftovers.sweep()
-    changed = [sandbox_id for sandbox_id in store.ids() if _reconcile_one(store, sandbox_id)]
-    _sweep_cgroups()
+    changed = [sandbox_id for sandbox_id in store.ids() if bury(store, sandbox_id)]
+    shimsockets.sweep()
+    for entry in dead_cgroups():
+        remove_cgroups(entry)
     return changed
+
+
+def died(store: Store, sandbox_id: str) -> Record | None:
+    """The record of a sandbox whose process was killed, and that nobody has cleared up after; None for any other."""
+    return _under_lock(store, sandbox_id, lambda record: None)
+
+
+def bury(store: Store, sandbox_id: str) -> bool:
+    """Clear up after the sandbox if its process was killed, and record its end; whether that had to be done."""
+    return _under_lock(store, sandbox_id, lambda record: _bury(store, record)) is not None
 
 
 def remove_leftovers(store: Store, sandbox_id: str) -> None:
@@ -67,7 +85,9 @@ def remove_vm_directory(sandbox_id: str) -> None:
     """
     directory = paths.vm_dir() / sandbox_id
     remove_images(directory)
-    shutil.rmtree(directory, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        mounts.unmount_below(os.fspath(directory))  # none of ours is there to see: nothing behind it is to be removed
+        mounts.remove_tree(os.fspath(directory))
     release_identities(os.fspath(directory))
     unmark_all(sandbox_id)
 
@@ -88,19 +108,20 @@ def kill(reference: ProcessRef) -> None:
         os.close(pidfd)
 
 
-def _reconcile_one(store: Store, sandbox_id: str) -> bool:
+def _under_lock(store: Store, sandbox_id: str, action: Callable[[Record], None]) -> Record | None:
+    """Do that with the record of a sandbox whose process was killed, and return it; None for any other."""
     try:
         lock = store.hold(sandbox_id)
     except (SandboxError, OSError):
-        return False
+        return None
     try:
         record = store.read(sandbox_id)
         if record.status == "stopped":
-            return False
-        _bury(store, record)
-        return True
+            return None
+        action(record)
+        return record
     except SandboxError:
-        return False
+        return None
     finally:
         os.close(lock)
 
@@ -128,18 +149,26 @@ def _clear_cgroups(store: Store, record: Record) -> None:
         clear(record.sandbox.cgroup, os.fspath(store.directory(record.sandbox.id)))
 
 
-def _sweep_cgroups() -> None:
-    """Remove the cgroups of sandboxes that are dead and have no record that could be read: by their marks."""
-    from kata.cgroups.sweep import marked, remove_empty
+def dead_cgroups() -> list[Marked]:
+    """The cgroups of sandboxes, of any state directory, that are dead and have no record: by their marks."""
+    from kata.cgroups.sweep import marked
 
-    for entry in marked():
-        folder = Path(entry.owner)
-        if not folder.parent.is_dir():
-            remove_empty(entry)  # its whole state directory is gone
-        elif not Store(folder.parent).alive(folder.name):
-            with Store(folder.parent).unchanged():
-                if not Store(folder.parent).alive(folder.name):
-                    remove_empty(entry)
+    return [entry for entry in marked() if not _owner_lives(Path(entry.owner))]
+
+
+def remove_cgroups(entry: Marked) -> bool:
+    """Remove the cgroups of a dead sandbox, unless it lives again or a process is in one of them; whether it was so."""
+    from kata.cgroups.sweep import remove_empty
+
+    folder = Path(entry.owner)
+    if not folder.parent.is_dir():
+        return remove_empty(entry)  # its whole state directory is gone
+    with Store(folder.parent).unchanged():
+        return not _owner_lives(folder) and remove_empty(entry)
+
+
+def _owner_lives(folder: Path) -> bool:
+    return folder.parent.is_dir() and Store(folder.parent).alive(folder.name)
 
 
 def _clean_network(record: Record) -> None:

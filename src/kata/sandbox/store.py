@@ -142,8 +142,15 @@ class Store:
             self.directory(sandbox_id).rename(dead)
         shutil.rmtree(dead, ignore_errors=True)
 
+    def half_made(self) -> list[Path]:
+        """What a process left behind that was killed while it made or removed a sandbox's folder."""
+        if not any(self._hidden()):
+            return []
+        with self.unchanged():
+            return list(self._hidden())
+
     def sweep(self) -> None:
-        """Remove what a process left behind that was killed while it made or removed a sandbox's folder."""
+        """Remove what is half made."""
         if any(self._hidden()):
             with self.unchanged():
                 self._remove_hidden()
@@ -182,6 +189,13 @@ class Store:
             return None
         found = process_ref(int(pid))
         return found if found == ProcessRef(int(pid), int(start)) else None
+
+    def was_held(self, sandbox_id: str) -> bool:
+        """Whether one of our processes has ever held it: others have folders of sandboxes at the same place."""
+        try:
+            return (self.directory(sandbox_id) / "lock").stat().st_size > 0
+        except OSError:
+            return False
 
     def alive(self, sandbox_id: str) -> bool:
         """Whether some process runs this sandbox now."""

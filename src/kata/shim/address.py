@@ -12,8 +12,9 @@ import os
 import socket
 import stat
 
+from kata.sandbox.shimsockets import answers
+
 SOCKET_DIR = "/run/containerd/s"
-DIAL_TIMEOUT = 2.0
 
 
 def socket_path(containerd: str, namespace: str, sandbox_id: str, directory: str = SOCKET_DIR) -> str:
@@ -47,16 +48,3 @@ def bind(path: str) -> socket.socket | None:
         sock.close()
         raise
     return sock
-
-
-def answers(path: str) -> bool:
-    """Whether some process listens at the socket."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-        sock.settimeout(DIAL_TIMEOUT)
-        try:
-            sock.connect(path)
-        except (ConnectionRefusedError, FileNotFoundError):
-            return False
-        except OSError:
-            return True  # too busy to say
-    return True

@@ -15,10 +15,11 @@ from kata.factory import leftovers
 from kata.log import Logger
 from kata.oci.ids import is_id
 from kata.protocol.generated.host import task_pb2
+from kata.sandbox import shimsockets
 from kata.sandbox.errors import NotFoundError, SandboxError
 from kata.sandbox.reconcile import kill, remove_leftovers
 from kata.sandbox.store import Store
-from kata.shim.address import SOCKET_DIR, answers, socket_path
+from kata.shim.address import SOCKET_DIR, socket_path
 from kata.shim.bundle import annotations_of, read_checked, read_spec
 from kata.shim.events import timestamp
 from kata.shim.hooks import HostHooks
@@ -39,9 +40,8 @@ def delete(arguments: Arguments) -> bytes:
     if kind.makes_sandbox and is_id(kind.sandbox_id):
         _remove_sandbox(Store(), kind.sandbox_id, bundle)
         leftovers.sweep()  # once the shim is gone, which may have been making a template
-        path = socket_path(arguments.address, arguments.namespace, kind.sandbox_id, SOCKET_DIR)
-        if not answers(path):
-            _unlink(path)
+        shimsockets.remove_dead(socket_path(arguments.address, arguments.namespace, kind.sandbox_id, SOCKET_DIR))
+        shimsockets.sweep()
     unmount_rootfs(bundle)
     _run_hooks(arguments.id, bundle)
     return task_pb2.DeleteResponse(exit_status=KILLED, exited_at=timestamp(time.time())).SerializeToString()
@@ -86,10 +86,3 @@ def _is_of(store: Store, sandbox_id: str, bundle: str) -> bool:
         return True
     path = record.container.annotations.get(BUNDLE_PATH, bundle)
     return record.manager == "containerd" and os.path.realpath(path) == os.path.realpath(bundle)
-
-
-def _unlink(path: str) -> None:
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        pass

@@ -20,6 +20,7 @@ from kata.protocol.generated.host import task_v3_pb2
 from kata.protocol.messages import skip_helpers
 from kata.protocol.server import Server
 from kata.protocol.transport import SocketListener
+from kata.sandbox import shimsockets
 from kata.shim.events import Publisher
 from kata.shim.service import TaskService, to_status
 from kata.zygote.context import ORIGIN
@@ -97,6 +98,7 @@ def _serve(arguments: Arguments, origin: str, path: str, listener: socket.socket
         stop.wait()
         pods.get().close()
         publisher.close(EVENTS_TIMEOUT)
+    shimsockets.forget(path)
     late = list(sys.modules)[loaded:] if origin == ORIGIN else []  # in the order in which they came
     log.info("ending", loaded_late=" ".join(late))  # what the zygote should have loaded
     return 0

@@ -14,6 +14,7 @@ import sys
 from typing import TYPE_CHECKING, NoReturn
 
 from kata.linux.closing import close_all_but
+from kata.sandbox import shimsockets
 from kata.shim.address import SOCKET_DIR, bind, socket_path
 from kata.shim.bundle import annotations_of, read_spec, write_once
 from kata.shim.kind import kind_of
@@ -39,32 +40,33 @@ def start(arguments: Arguments, origin: str) -> str:
     path = socket_path(arguments.address, arguments.namespace, kind.sandbox_id, SOCKET_DIR)
     address = f"unix://{path}"
     if kind.makes_sandbox:
+        note = shimsockets.note(path)
         listener = bind(path)
         if listener is not None:
-            write_once(bundle, "shim.pid", str(_fork(arguments, origin, path, listener)))
+            write_once(bundle, "shim.pid", str(_fork(arguments, origin, path, listener, note)))
             if origin != ORIGIN:
                 launch()
     write_once(bundle, "address", address)
     return address
 
 
-def _fork(arguments: Arguments, origin: str, path: str, listener: socket.socket) -> int:
+def _fork(arguments: Arguments, origin: str, path: str, listener: socket.socket, note: int) -> int:
     sys.stdout.flush()
     sys.stderr.flush()
     pid = os.fork()
     if pid == 0:
-        _become_server(arguments, origin, path, listener)
+        _become_server(arguments, origin, path, listener, note)
     listener.close()
     return pid
 
 
-def _become_server(arguments: Arguments, origin: str, path: str, listener: socket.socket) -> NoReturn:
+def _become_server(arguments: Arguments, origin: str, path: str, listener: socket.socket, note: int) -> NoReturn:
     status = 1
     try:
         os.setsid()
         os.umask(0o077)
         _settle(os.getcwd())
-        close_all_but(0, 1, 2, listener.fileno())
+        close_all_but(0, 1, 2, listener.fileno(), note)
         from kata.shim.serve import serve
 
         status = serve(arguments, origin, path, listener)

@@ -23,9 +23,14 @@ def wanted() -> bool:
     return os.environ.get(VARIABLE, "").lower() not in ("off", "no", "false", "0")
 
 
+def state() -> str:
+    """The state directory. `kata.paths` says the same, but costs more than all of this."""
+    return os.path.abspath(os.environ.get("KATA_STATE_DIR") or "/run/vc")
+
+
 def folder() -> str:
-    """Where sockets of zygotes are. `kata.paths` says the same of the state, but costs more than all of this."""
-    return os.path.join(os.path.abspath(os.environ.get("KATA_STATE_DIR") or "/run/vc"), "zygote")
+    """Where sockets of zygotes are."""
+    return os.path.join(state(), "zygote")
 
 
 def socket_path() -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from kata.linux.rtnetlink.addresses import Address, Addresses
 from kata.linux.rtnetlink.base import NAME_LIMIT, format_ip, format_mac, parse_ip, parse_mac
-from kata.linux.rtnetlink.links import IFF_ALLMULTI, IFF_LOOPBACK, IFF_NOARP, IFF_UP, Link, Links
+from kata.linux.rtnetlink.links import IFF_ALLMULTI, IFF_LOOPBACK, IFF_LOWER_UP, IFF_NOARP, IFF_UP, Link, Links
 from kata.linux.rtnetlink.neighbours import NUD_PERMANENT, NUD_REACHABLE, Neighbour, Neighbours
 from kata.linux.rtnetlink.routes import (
     RT_TABLE_MAIN,
@@ -24,6 +24,7 @@ from kata.linux.rtnetlink.routes import (
 __all__ = [
     "IFF_ALLMULTI",
     "IFF_LOOPBACK",
+    "IFF_LOWER_UP",
     "IFF_NOARP",
     "IFF_UP",
     "NAME_LIMIT",
