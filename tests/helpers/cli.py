@@ -46,17 +46,17 @@ def ps(*words: str) -> list[dict[str, Any]]:
 
 def vmm_pids() -> list[int]:
     """Every QEMU of a sandbox of ours."""
-    return sorted(pid for pid, line in _command_lines() if "qemu-system" in line and _is_ours(pid, line))
+    return sorted(pid for pid, line in command_lines() if "qemu-system" in line and is_ours(pid, line))
 
 
 def daemon_pids() -> list[int]:
     """Every virtiofsd, and helper for 9p, that serves a sandbox of ours."""
-    return sorted(pid for pid, line in _command_lines() if _is_daemon(line))
+    return sorted(pid for pid, line in command_lines() if is_daemon(line))
 
 
 def leftovers() -> list[str]:
     """What sandboxes have left on this host: processes, files, mounts. Empty is how it should be."""
-    found = [f"process {pid}: {line[:80]}" for pid, line in _command_lines() if _is_ours(pid, line)]
+    found = [f"process {pid}: {line[:80]}" for pid, line in command_lines() if is_ours(pid, line)]
     for folder in (paths.sandboxes_dir(), paths.vm_dir(), paths.state_dir() / "uids"):
         if folder.is_dir():
             found += [f"file {path}" for path in folder.iterdir() if not path.name.startswith(".")]
@@ -65,26 +65,21 @@ def leftovers() -> list[str]:
     return found
 
 
-def _is_ours(pid: int, line: str) -> bool:
+def is_ours(pid: int, line: str) -> bool:
     """Whether it serves a sandbox of this checkout: QEMU has our kernel or image, virtiofsd the sandbox's folder."""
     if "qemu-system" in line:
         assets = os.fspath(paths.assets_dir())
         return "sandbox-" in line and (assets in line or any(path.startswith(assets) for path in _open_files(pid)))
-    return _is_daemon(line)
+    return is_daemon(line)
 
 
-def _open_files(pid: int) -> list[str]:
-    try:
-        return [os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir()]
-    except OSError:
-        return []  # it has just ended
-
-
-def _is_daemon(line: str) -> bool:
+def is_daemon(line: str) -> bool:
+    """Whether it is a virtiofsd, or helper for 9p, of a sandbox of ours."""
     return os.fspath(paths.vm_dir()) in line and ("virtiofsd" in line or "virtfs-proxy-helper" in line)
 
 
-def _command_lines() -> list[tuple[int, str]]:
+def command_lines() -> list[tuple[int, str]]:
+    """Every process with its command line."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -95,3 +90,10 @@ def _command_lines() -> list[tuple[int, str]]:
             if line:
                 found.append((int(entry.name), line))
     return found
+
+
+def _open_files(pid: int) -> list[str]:
+    try:
+        return [os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir()]
+    except OSError:
+        return []  # it has just ended

@@ -76,6 +76,9 @@ def supervise(store: Store, record: Record, stdio: StdioPaths, report: int) -> i
         listener = listen(f"unix://{store.directory(record.sandbox.id) / SOCKET}")
         threading.Thread(target=server.serve, args=(listener,), name="kata-control", daemon=True).start()
         threading.Thread(target=_watch_health, args=(sandbox, log), name="health", daemon=True).start()
+        # Not before: whoever reads that it runs may ask it for something.
+        record.status, record.started_at, record.phases = "running", time.time(), sandbox.phases
+        store.write(record)
         _report(report, {"status": "running"})
         ended.wait()
         why = sandbox.explain(container.init.error)
@@ -116,8 +119,6 @@ def _start(store: Store, record: Record, sandbox: Sandbox, stdio: StdioPaths, en
     log = LogSink(os.fspath(store.directory(record.sandbox.id) / "container.log"))
     container.init.connect(client_streams(stdio, [log]))
     container.start(lambda _: ended.set())
-    record.status, record.started_at, record.phases = "running", time.time(), sandbox.phases
-    store.write(record)
     return container
 
 
