@@ -1,7 +1,7 @@
 """What the host sends into a guest, and mounts there, on ways that containers have planted something on.
 
-The whole agent in namespaces of its own, spoken to by its protocol; containers' part is played on its file system. Links
-and files are planted where a volume that was copied in is a container's to write. Swaps while a file is written:
+The whole agent in namespaces of its own, spoken to by its protocol; containers' part is played on its file system.
+Links and files are planted where a volume that was copied in is a container's to write. Swaps while a file is written:
 tests/unit/agent/test_copyfile.py; the shared copies of ConfigMaps: tests/unit/agent/test_mirror.py; folders of one
 container in another: tests/kernel/test_agent.py.
 """
@@ -140,7 +140,7 @@ def test_cve_2026_41326_copyfile_by_names_that_lead_out(guest: Guest, path: str)
 
 
 def test_cve_2026_41326_copyfile_over_hard_links_pipes_and_devices(guest: Guest) -> None:
-    """A second name of another's file is replaced and not written to; what is no file blocks nobody and gets nothing."""
+    """A second name of another's file is replaced, not written to; what is no file blocks nobody and gets nothing."""
     for name in ("hard", "hard.tmp", "later.tmp"):
         os.link(guest.theirs / "secret", guest.mine / name)
     assert guest.copy(f"{SHARED}/mine/hard") == ""

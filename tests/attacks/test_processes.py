@@ -14,7 +14,7 @@ import pytest
 from kata.agent.crun import Crun
 from kata.oci.convert import process_to_proto, spec_to_proto
 from kata.oci.errors import SpecError
-from kata.oci.spec import LinuxCapabilities, Process
+from kata.oci.spec import LinuxCapabilities, Mount, Process
 from kata.protocol.generated import agent_pb2
 from kata.protocol.status import RpcError
 from tests.kernel.test_agent import Agent, make_process
@@ -148,9 +148,14 @@ def test_issue_13615_a_volume_over_the_kernels_settings(box: Box, tmp_path: Path
     """#13615 without a privilege: a tenant's volume at /proc/sys/kernel says that there is but one capability."""
     (tmp_path / "settings").mkdir()
     (tmp_path / "settings/cap_last_cap").write_text("0\n")
-    mount = {"destination": "/proc/sys/kernel", "type": "bind", "source": f"{tmp_path}/settings", "options": ["rbind"]}
+    mount: Mount = {
+        "destination": "/proc/sys/kernel",
+        "type": "bind",
+        "source": f"{tmp_path}/settings",
+        "options": ["rbind"],
+    }
     request = box.agent.request("faked", "sleep", "1000", capabilities=caps("KILL"))
-    added = spec_to_proto({"mounts": [mount]}).Mounts  # type: ignore[typeddict-item]
+    added = spec_to_proto({"mounts": [mount]}).Mounts
     request.OCI.Mounts.extend(added)
     box.agent.call("CreateContainer", request)
     box.agent.call("StartContainer", agent_pb2.StartContainerRequest(container_id="faked"))

@@ -1,15 +1,15 @@
 """Images and volumes with links in them, made to have the guest's runtime write outside of the container.
 
-The whole agent and its crun, in namespaces of their own instead of a guest: the same programs, and a hundred attempts in
-the time that a guest has for five. What must not change is a folder beside the containers, `VICTIM`. Images have a copy
-of it or not: what a link leads to then exists on both sides, or on the wrong one alone.
+The whole agent and its crun, in namespaces of their own instead of a guest: the same programs, and a hundred attempts
+in the time that a guest has for five. What must not change is a folder beside the containers, `VICTIM`. Images have a
+copy of it or not: what a link leads to then exists on both sides, or on the wrong one alone.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -185,7 +185,7 @@ def test_cve_2024_45310_mounts_behind_links_of_a_volume(attempt: Attempt, tmp_pa
 
 
 def test_cve_2025_31133_masked_paths_and_a_dev_null_of_the_image(attempt: Attempt) -> None:
-    """CVE-2025-31133: what is put over a path to hide it is no file of the image's, though nothing is mounted on /dev."""
+    """CVE-2025-31133: what hides a path is no file of the image's, though nothing is mounted on /dev."""
     root = attempt.root(inside=True)
     for place, target in (("dev/null", f"{VICTIM}/secret"), ("masked", f"{VICTIM}/secret"), ("fixed", VICTIM)):
         (root / place).symlink_to(target)
@@ -218,10 +218,10 @@ def test_cve_2025_52565_a_console_that_is_a_link(attempt: Attempt, target: str) 
 def test_cve_2025_52881_kernel_settings_that_lead_elsewhere(attempt: Attempt, name: str, tmp_path: Path) -> None:
     """CVE-2025-52881: what is written to the kernel for a container reaches the settings of its namespaces alone."""
     before = Path("/proc/sys/kernel/core_pattern").read_text()
-    setting: Callable[[str, str], Edit] = lambda key, value: lambda spec: {  # noqa: E731
-        **spec,
-        "linux": {**spec["linux"], "sysctl": {key: value}},
-    }
+
+    def setting(key: str, value: str) -> Edit:
+        return lambda spec: {**spec, "linux": {**spec["linux"], "sysctl": {key: value}}}
+
     root = attempt.root(inside=True)
     assert "not namespaced" in attempt.harmless(root, setting(name, "|/evil"))
     (tmp_path / "shm_rmid_forced").symlink_to("/proc/sys/kernel/core_pattern")

@@ -18,8 +18,6 @@ from kata import paths
 from kata.ctl import console
 from kata.log import Logger
 from kata.oci.spec import Mount, Process, Spec
-from kata.protocol.client import Client
-from kata.protocol.transport import dial
 from kata.sandbox import spec as specs
 from kata.sandbox.config import ContainerConfig, GuestAssets, Rootfs, SandboxConfig, SharedFs, SharedRootfs, Sharing
 from kata.sandbox.container import Container
@@ -123,7 +121,7 @@ class Arena:
             while piece := agent.ask_output(name, exec_id, stderr=stderr, size=65536)():
                 data += piece
             streams.append(data.decode(errors="replace"))
-        return Said(agent.wait_process(name, exec_id), *streams)
+        return Said(agent.ask_end(name, exec_id)(), *streams)
 
     def guest(self, script: str) -> Said:
         """A shell's script as the guest's root, outside of all containers; both outputs as one."""

@@ -1,6 +1,6 @@
 """A guest's kernel that keeps to no rule: raw FUSE requests to a virtiofsd, over vhost-user, without any VM.
 
-Linux would refuse a name with a slash, or check a mode, before a request ever left the guest; a hostile kernel does not.
+Linux would refuse a name with a slash, or check a mode, before a request left the guest; a hostile kernel does not.
 Numbers are those of vhost-user (QEMU, docs/interop/vhost-user.rst), linux/virtio_ring.h and linux/fuse.h.
 """
 

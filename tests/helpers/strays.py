@@ -55,7 +55,7 @@ def _processes(living: Collection[str]) -> Iterator[str]:
     seen: list[str] = []
     served: set[str] = set()
     for pid, line in command_lines():
-        if is_ours(line):
+        if is_ours(pid, line):
             name = _sandbox_of(line)
             if name not in living or (not is_daemon(line) and name in seen):
                 yield f"process {pid} of {name}: {line[:60]}"

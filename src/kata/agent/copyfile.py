@@ -1,9 +1,9 @@
 """CopyFile: files that the host sends in pieces when it shares no file system with the guest.
 
 Confined below `ROOT`, whatever links containers have planted there (CVE-2026-41326): resolved by openat2 and through no
-link, since one that stays below `ROOT` still leads to what is another container's, and a policy has seen the path alone.
-Written to a temporary name, renamed when complete. Called by `service` only. The protocol has no way to take a file
-back; a whiteout (a character device without content, as overlayfs has them) is ours.
+link, since one that stays below `ROOT` still leads to what is another container's, and a policy has seen the path
+alone. Written to a temporary name, renamed when complete. Called by `service` only. The protocol has no way to take a
+file back; a whiteout (a character device without content, as overlayfs has them) is ours.
 """
 
 from __future__ import annotations

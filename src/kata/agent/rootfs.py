@@ -1,9 +1,9 @@
 """What a root file system must not have at the places that the runtime opens by their names.
 
-Called by `container` before crun gets to see it. An image decides what is there. crun (1.8.1) opens the root's `dev` even
-where that is a link, and makes device nodes and links wherever it leads in the guest (CVE-2026-41579, CVE-2026-47766).
-Behind a link at /proc or /sys, what is written to the kernel would be written to the image instead (CVE-2019-19921).
-Never repair here: an image that has such a link is refused.
+Called by `container` before crun gets to see it. An image decides what is there. crun (1.8.1) opens the root's `dev`
+even where that is a link, and makes device nodes and links wherever it leads in the guest (CVE-2026-41579,
+CVE-2026-47766). Behind a link at /proc or /sys, what is written to the kernel would be written to the image instead
+(CVE-2019-19921). Never repair here: an image that has such a link is refused.
 """
 
 from __future__ import annotations

@@ -22,9 +22,6 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 PASSED_ON = ("TERM", "SOURCE_DATE_EPOCH", "http_proxy", "https_proxy", "no_proxy", "TMPDIR")
 """The only variables of ours that a helper sees; everything else could change its behaviour unseen."""
 
-BARE_ENVIRONMENT = {"PATH": PATH, "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8"}
-"""All that a program gets which a guest may take over: a proxy's address may hold a password."""
-
 APT_PACKAGES = {
     "crun": "crun",
     "cpio": "cpio",
@@ -51,11 +48,18 @@ class ProcessError(KataError):
         self.returncode = returncode
 
 
-def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment of a helper: a fixed PATH, the C locale, whose it is, `PASSED_ON`, then `extra`."""
-    env = {"PATH": PATH, "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", "HOME": "/root"}
+def bare_environment() -> dict[str, str]:
+    """All that a program gets which a guest may take over (a proxy's address may hold a password): a fixed PATH, the C
+    locale, and whose it is."""
+    env = {"PATH": PATH, "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8"}
     with contextlib.suppress(OSError):
         env[startmark.VARIABLE] = startmark.mark()
+    return env
+
+
+def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment of a helper: what `bare_environment` has, `PASSED_ON`, then `extra`."""
+    env = {**bare_environment(), "HOME": "/root"}
     env.update({name: os.environ[name] for name in PASSED_ON if name in os.environ})
     env.update(extra or {})
     return env

@@ -6,10 +6,10 @@ carried raises SpecError naming its JSON path, and nothing is adapted on the way
 agent's work). Never add a default.
 
 Three rules deserve words. The user or group 2^32-1 is refused both ways: setresuid(2) takes it for "as before", so a
-process of nobody's would run as root (GO-2025-3528). A cgroup rule's "any device number" is absent in JSON and -1 on the wire; a rule for all
-kinds ("a", or no type) has no numbers at all, although some runtimes put 0 there. Any other 0 stays 0, since a
-minor number of 0 is a real one and an allow rule must never grow wider on its way. And a limit of 0 is absent on
-the wire: cgroups have no limit of that value, the one exception being swappiness, which cannot be sent as 0.
+process of nobody's would run as root (GO-2025-3528). A cgroup rule's "any device number" is absent in JSON and -1 on
+the wire; a rule for all kinds ("a", or no type) has no numbers at all, although some runtimes put 0 there. Any other 0
+stays 0, since a minor number of 0 is a real one and an allow rule must never grow wider on its way. And a limit of 0 is
+absent on the wire: cgroups have no limit of that value, the one exception being swappiness, which cannot be sent as 0.
 """
 
 from __future__ import annotations

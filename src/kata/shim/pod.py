@@ -385,9 +385,8 @@ class Pod:
             self._down.set()
 
     def _watch_health(self, sandbox: Sandbox, patience: float) -> None:
-        """Wait until the sandbox is lost; then every task has ended, and nothing of it stays on this host.
-
-        Tasks that run notice it by the end of the connection to their agent; those that were not started are told.
+        """Wait until the sandbox is lost; then every task has ended, and nothing of it stays on this host. Tasks that
+        run notice it by the end of the connection to their agent; those that were not started are told.
         """
         reason = health.watch(sandbox, patience, self._log)
         with self._lock:

@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import ClassVar, Self
 
 from kata.linux import mounts, syscalls
-from kata.linux.process import BARE_ENVIRONMENT, spawn
+from kata.linux.process import bare_environment, spawn
 from kata.storage import hostsown
 from kata.storage.errors import DaemonError, StorageError, VolumeError
 
@@ -114,7 +114,7 @@ class Share:
             words = [python, "-IS", str(LAUNCHER), *order, *argv]
             # Nobody reads the messages while the daemon runs, and it never blocks on them: the first 64 KiB stay.
             inherited = (*fds, status_fd)
-            self._process = spawn(words, stderr=messages_fd, pass_fds=inherited, env=BARE_ENVIRONMENT, whole_env=True)
+            self._process = spawn(words, stderr=messages_fd, pass_fds=inherited, env=bare_environment(), whole_env=True)
             os.close(status_fd)
             status_fd = -1
             _await_exec(status, self)

@@ -29,7 +29,7 @@ from kata.hypervisor.qemu.hotplug import Hotplug
 from kata.hypervisor.qemu.privileges import drop_privileges
 from kata.hypervisor.qemu.qmp import QmpClient
 from kata.hypervisor.vsock import DEVICE as VSOCK_DEVICE
-from kata.linux.process import BARE_ENVIRONMENT, PATH, spawn
+from kata.linux.process import PATH, bare_environment, spawn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -327,11 +327,8 @@ class QemuMachine:
             netns=self.spec.netns,
             namespaces=entered,
         )
-        return [*prefix, *command_line(self.spec, resolved)], (
-            *resolved.fds(),
-            *nics.nic_fds(self.spec),
-            *files.template_fds(self.spec),
-        )
+        inherited = (*resolved.fds(), *nics.nic_fds(self.spec), *files.template_fds(self.spec))
+        return [*prefix, *command_line(self.spec, resolved)], inherited
 
     def _spawn(self, argv: list[str], fds: tuple[int, ...]) -> None:
         if shutil.which(self._binary, path=PATH) is None:
@@ -340,7 +337,7 @@ class QemuMachine:
         # Nobody reads the pipe while QEMU runs, and neither end blocks: the first 64 KiB are kept, and a guest
         # that makes QEMU complain for ever fills nothing else.
         try:
-            self._process = spawn(argv, stderr=stderr, pass_fds=fds, env=BARE_ENVIRONMENT, whole_env=True)
+            self._process = spawn(argv, stderr=stderr, pass_fds=fds, env=bare_environment(), whole_env=True)
         finally:
             os.close(stderr)
         self._pidfd = os.pidfd_open(self._process.pid)

@@ -1,9 +1,9 @@
 """What QEMU sees of the host: a mount namespace of its own with programs, a few device nodes, and its boot files.
 
-Called by `machine` before each start. A QEMU that its guest has taken over is a user without rights, but a user can read
-much on a host, connect to sockets, and see every process. Here there is no such thing: a small tmpfs in place of the
-root, read-only, in which what QEMU opens by path is bound; a /proc that shows QEMU its own processes alone; and System V
-IPC of its own. Everything else it has as descriptors. Never add what a guest's user could write to.
+Called by `machine` before each start. A QEMU that its guest has taken over is a user without rights, but a user can
+read much on a host, connect to sockets, and see every process. Here there is no such thing: a small tmpfs in place of
+the root, read-only, in which what QEMU opens by path is bound; a /proc that shows QEMU its own processes alone; and
+System V IPC of its own. Everything else it has as descriptors. Never add what a guest's user could write to.
 """
 
 from __future__ import annotations
