@@ -77,10 +77,12 @@ def managed(agent: LyingAgent) -> Iterator[Sandbox]:
 
     log = quiet()
     with agent, running("box") as sandbox:
-        (paths.sandboxes_dir() / "box").mkdir(parents=True, exist_ok=True)
+        folder = paths.sandboxes_dir() / "box"
+        folder.mkdir(parents=True)
         sandbox.create_container(puppets.container_config("box")).start(lambda _: None)
         with serve(sandbox, "box", Durations(), Durations(), log):
             yield sandbox
+        folder.rmdir()
     os.close(log.fd)
 
 

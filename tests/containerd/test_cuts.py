@@ -23,7 +23,7 @@ from tests.kernel.netns import connect, netns
 pytestmark = [pytest.mark.containerd, pytest.mark.root]
 
 SEED = int(os.environ.get("KATA_TEST_SEED", "1"))
-CUTS = int(os.environ.get("XCUTS", "50"))
+CUTS = int(os.environ.get("KATA_TEST_CUTS", "50"))
 SOAK_CUTS = int(os.environ.get("KATA_SOAK_CUTS", "2000"))
 ENOUGH = 3
 """Failures after which a run ends."""

@@ -10,8 +10,6 @@ from __future__ import annotations
 import posixpath
 from typing import NamedTuple
 
-from kata.agent.errors import BadRequest
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,7 +19,6 @@ if TYPE_CHECKING:
 CRUNS_OWN = ("run.oci.", "module.wasm.")
 """Annotations that are orders to crun: which program runs the container, what replaces its seccomp filter, where crun
 writes (crun(1)). A specification's are meant for an engine on the host, and its author may be a tenant."""
-NO_CHANGE = 0xFFFFFFFF
 HOOK_KINDS = ("prestart", "poststart", "poststop")
 """The folders that a guest hook directory may have."""
 
@@ -162,13 +159,7 @@ def merge_hooks(hooks: Hooks, guest: Mapping[str, Sequence[str]]) -> Hooks:
 
 
 def adapt_process(process: Process, lsms: Sequence[str]) -> Process:
-    """A process without the labels of security modules that this kernel does not have; cwd defaults to /.
-
-    Raises BadRequest for a user that the kernel would take for "no change" (setuid(2), -1), which leaves it root.
-    """
-    user = process.get("user", {})
-    if NO_CHANGE in (user.get("uid"), user.get("gid"), *user.get("additionalGids", ())):
-        raise BadRequest(f"{NO_CHANGE} is no user or group", hint="it stands for -1, which changes nothing")
+    """A process without the labels of security modules that this kernel does not have; cwd defaults to /."""
     adapted: Process = {**process}
     adapted["cwd"] = process.get("cwd") or "/"
     if "apparmor" not in lsms:
