@@ -60,7 +60,8 @@ def add(volume_path: str, record: bytes) -> None:
     """Write down what the volume at `volume_path` is; replaces what was there in one step. Raises VolumeError."""
     parse(record, volume_path)
     folder = _folder(volume_path)
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # else only the last one would be closed to others
+    folder.mkdir(mode=0o700, exist_ok=True)
     temporary = folder / f".{RECORD}.{os.getpid()}"
     try:
         with temporary.open("xb") as file:
