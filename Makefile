@@ -64,6 +64,10 @@ bench-help: setup ## List the parts of the benchmark and its options
 bench-docs: setup ## Bring the last benchmark's figures into docs/: tables, pictures
 	@$(BENCH) --docs
 
+.PHONY: reliability-docs
+reliability-docs: setup ## Bring what the last runs have recorded into docs/: attacks, kills, fuzzing, faults
+	@.venv/bin/python -I tools/reliability.py
+
 .PHONY: protos
 protos: setup ## Generate the message classes from protos/
 	@.venv/bin/python -I tools/protos.py

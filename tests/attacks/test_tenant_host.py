@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import stat
 import struct
 import subprocess
@@ -102,6 +103,14 @@ def test_the_stranger_of_this_test_sees_what_is_open(tmp_path: Path) -> None:
         for path in folder.iterdir():
             path.unlink()
         folder.rmdir()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _made_anew() -> None:
+    """Folders that other tests have made in the place of the product have the modes of tests."""
+    for folder in (paths.sandboxes_dir(), paths.vm_dir()):
+        if folder.is_dir() and all(path.name.startswith(".") for path in folder.iterdir()):
+            shutil.rmtree(folder)
 
 
 def run_detached(*options: str) -> str:
