@@ -107,3 +107,15 @@ def test_every_room_has_tests() -> None:
     rooms = {path.name for path in (ROOT / "src/kata").iterdir() if (path / "__init__.py").exists()}
     tested = {path.name for path in (ROOT / "tests/unit").iterdir() if list(path.glob("test_*.py"))}
     fail(sorted(rooms - tested))
+
+
+def test_tests_that_the_documentation_names_are_there() -> None:
+    """A row of the threat model proves nothing if its test is gone."""
+    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", (ROOT / "docs/threat-model.md").read_text())
+    assert len(named) > 50
+    missing = [
+        f"{path}::{name}"
+        for path, name in named
+        if not (ROOT / path).is_file() or (name and f"def {name}(" not in (ROOT / path).read_text())
+    ]
+    assert not missing, "\n".join(missing)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import importlib
 
+from kata.linux.title import set_title
 from kata.shim.__main__ import NAME, act
-from kata.zygote.child import set_title
 from kata.zygote.context import ORIGIN
 from kata.zygote.serve import serve
 

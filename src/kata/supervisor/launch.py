@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from kata.errors import KataError, unexpected
 from kata.linux.closing import close_all_but
+from kata.linux.title import set_title
 from kata.sandbox import errors
 from kata.sandbox.errors import SandboxError
 
@@ -129,6 +130,7 @@ def _become_supervisor(store: Store, record: Record, stdio: StdioPaths, lock: in
     status = 1
     try:
         os.setsid()
+        set_title(["kata-supervisor", record.sandbox.id])  # the command's words may hold passwords (`-e`)
         store.claim(lock)
         os.chdir("/")
         os.umask(0o077)

@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from kata.errors import unexpected
 from kata.linux.closing import close_all_but
+from kata.linux.title import set_title
 from kata.zygote.message import DESCRIPTORS, GO, READY, Request
 
 TYPE_CHECKING = False
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
 GO_TIMEOUT = 10.0
 """Seconds in which the asker says that it is still there."""
 DEFAULTED = (signal.SIGCHLD, signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)
-ARG_START, ARG_END = 48 - 3, 49 - 3
-"""Where /proc/self/stat says that the command line is in memory: fields 48 and 49 (proc(5)), counted from the third,
-the first behind the name."""
 
 
 def become(asker: socket.socket, request: Request, run: Callable[[list[str]], int]) -> NoReturn:
@@ -68,27 +66,6 @@ def _settle(request: Request) -> None:
     os.environb.update(request.environ)
     sys.argv[:] = request.argv
     set_title(request.argv)
-
-
-def set_title(argv: list[str]) -> None:
-    """Have others see this command line (ps, pgrep, /proc/<pid>/cmdline) instead of the zygote's.
-
-    The kernel shows the memory in which a program got its arguments; the zygote was given room there. What does not
-    fit is cut off, and where this cannot be done (no /proc, no access) the zygote's stays.
-    """
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        with open("/proc/self/stat", encoding="ascii", errors="replace") as file:
-            fields = file.read().rpartition(")")[2].split()
-        start, end = int(fields[ARG_START]), int(fields[ARG_END])
-        words = b"\0".join(word.encode(errors="surrogateescape") for word in argv)
-        memory = os.open("/proc/self/mem", os.O_RDWR | os.O_CLOEXEC)
-        try:
-            # The last byte must be NUL, or the kernel takes the line to go on in the environment (fs/proc/base.c).
-            os.pwrite(memory, words[: end - start - 1].ljust(end - start, b"\0"), start)
-        finally:
-            os.close(memory)
-        with open("/proc/self/comm", "wb") as file:
-            file.write(os.path.basename(argv[0]).encode(errors="surrogateescape")[:15])
 
 
 def _end(asker: socket.socket, status: int) -> None:
