@@ -32,11 +32,6 @@ COMMON = (
     *(r"/dev/null", r"pipe:\[\d+\]", r"socket:\[\d+\]"),
     *(r"anon_inode:\[(eventfd|eventpoll|signalfd|pidfd)\]", "anon_inode:inotify"),
 )
-    r"/dev/null",
-    r"pipe:\[\d+\]",
-    r"anon_inode:\[(eventfd|eventpoll|inotify|signalfd|pidfd)\]",
-    r"socket:\[\d+\]",
-)
 MEMORY = r"/memfd:kata-template(-copy)? \(deleted\)"
 QEMU = (*COMMON, MEMORY, "FILE")
 """FILE: one that boots it or is its container's, open for reading alone."""
