@@ -12,12 +12,10 @@ import json
 import os
 import random
 import signal
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from pathlib import Path
 from typing import NamedTuple
 
 import grpc
@@ -28,6 +26,7 @@ from kata.sandbox.store import Store
 from tests.helpers.cli import daemon_pids, kata, vmm_pids
 from tests.helpers.fronts import Front
 from tests.helpers.node import Node
+from tests.helpers.reliability import record
 from tests.helpers.strays import dead_zygotes, strays
 from tests.helpers.zygotes import zygotes
 
@@ -38,7 +37,6 @@ LONGEST = 1.2
 """Seconds that a start takes at least: kills come at any moment of that."""
 SETTLE_TIMEOUT = 60.0
 """Seconds in which all is cleared up, on a host however busy. How long it took is on record."""
-ROOT = Path(__file__).parents[2]
 
 
 class Operation(NamedTuple):
@@ -109,17 +107,16 @@ class Cuts:
     def clear_up(self, *, doctor: bool) -> None:
         """What an operator does next; within a while everything has to be in order."""
         begin = time.monotonic()
-        done = kata("doctor", "--fix", "--json") if doctor else kata("ps", check=True)
-        took = time.monotonic() - begin
-        self.slowest_command = max(self.slowest_command, took)
-        if doctor:
-            found = json.loads(done.stdout)["findings"]
-            self.said += [f"doctor: {entry['state']} {entry['found']} → {entry['said']}" for entry in found]
-            bad = [entry for entry in found if entry["state"] != "repaired" and entry["kind"] != "network"]
-            assert not bad, bad
+        bad = self._ask_doctor() if doctor else []
+        if not doctor:
+            kata("ps", check=True)
+        self.slowest_command = max(self.slowest_command, time.monotonic() - begin)
         left = self._await_order(begin)
         self.slowest = max(self.slowest, time.monotonic() - begin)
         assert not left, "\n".join(left)
+        if bad:  # one that was about to end may have been found to answer no more
+            bad = self._ask_doctor()
+        assert not bad, bad
 
     def check_all(self) -> None:
         """Everyone who lives works, and the doctor has nothing to say any more."""
@@ -135,24 +132,16 @@ class Cuts:
         self.clear_up(doctor=True)
         assert Store().ids() == []
 
-    def record(self, failures: int, seconds: float) -> None:
-        """Append a line to the record of all runs."""
-        folder = paths.data_dir() / "reliability"
-        folder.mkdir(parents=True, exist_ok=True)
-        line = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "revision": _revision(),
-            "seed": self.seed,
-            "cuts": self.cuts,
-            "operations": self.operations,
-            "victims": dict(sorted(self.victims.items())),
-            "failures": failures,
-            "slowest_reconcile_seconds": round(self.slowest_command, 2),
-            "slowest_until_all_is_in_order_seconds": round(self.slowest, 2),
-            "seconds": round(seconds, 1),
-        }
-        with (folder / "cuts.json").open("a") as file:
-            file.write(json.dumps(line) + "\n")
+    def record(self, failures: Sequence[str], seconds: float) -> None:
+        """Keep what this run was."""
+        rows: list[tuple[str, int | float | str]] = [("cuts", self.cuts), ("operations", self.operations)]
+        rows += [(f"killed: {victim}", count) for victim, count in sorted(self.victims.items())]
+        rows += [
+            ("slowest command that clears up (s)", round(self.slowest_command, 2)),
+            ("slowest until all is in order (s)", round(self.slowest, 2)),
+            ("the whole run (s)", round(seconds)),
+        ]
+        record("cuts", rows, failures=failures, seed=self.seed)
 
     # Section: the cut
 
@@ -211,6 +200,12 @@ class Cuts:
 
     # Section: afterwards
 
+    def _ask_doctor(self) -> list[dict[str, str]]:
+        """What it could not repair."""
+        found = json.loads(kata("doctor", "--fix", "--json").stdout)["findings"]
+        self.said += [f"doctor: {entry['state']} {entry['found']} → {entry['said']}" for entry in found]
+        return [entry for entry in found if entry["state"] != "repaired" and entry["kind"] != "network"]
+
     def _await_order(self, begin: float) -> list[str]:
         """What is not in order, and still is not after a while."""
         while True:
@@ -237,8 +232,3 @@ class Cuts:
         self.said.append(f"to be checked: {[name for _, name in chosen]}")
         with ThreadPoolExecutor(len(self._fronts)) as pool:
             list(pool.map(lambda one: one[0].check(one[1]), chosen))
-
-
-def _revision() -> str:
-    done = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, check=False)
-    return done.stdout.decode().strip()

@@ -195,7 +195,8 @@ class CtrFront:
         if self._tasks()[slot] == "PAUSED":
             self._daemon.ctr("task", "resume", slot)
         if self._tasks()[slot] == "CREATED":
-            self._daemon.ctr("task", "start", "-d", slot)
+            self._daemon.ctr("task", "start", "-d", slot, check=False)  # whose own start may have come meanwhile
+            self._daemon.await_status(slot, "RUNNING")
         done = self._daemon.exec(slot, f"check{next(NUMBERS)}", "echo", slot)
         assert (done.stdout, done.returncode) == (f"{slot}\n".encode(), 0), done.stderr.decode()
 

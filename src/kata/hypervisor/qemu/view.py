@@ -62,6 +62,7 @@ def namespaces(spec: MachineSpec, program: str, accelerator: str) -> Iterator[di
 def places(spec: MachineSpec, program: str, accelerator: str) -> Iterator[str]:
     """The paths that QEMU needs, parents before what is below them."""
     yield from PROGRAMS
+    yield from _folders_of(program)
     yield from DEVICES
     if accelerator == "kvm":
         yield KVM_DEVICE
@@ -71,8 +72,16 @@ def places(spec: MachineSpec, program: str, accelerator: str) -> Iterator[str]:
         yield from ("/dev/vfio", "/sys")
     hardware = spec.hardware
     yield from (path for path in (hardware.random_source, hardware.firmware, spec.kernel, spec.initrd) if path)
-    if "/" in program and not program.startswith("/usr/"):
-        yield os.path.dirname(os.path.dirname(program))  # its data are beside its folder, as in <prefix>/share
+
+
+def _folders_of(program: str) -> Iterator[str]:
+    """Where a QEMU of the operator's own is, and what a link there leads to; <prefix>/share with <prefix>/bin."""
+    if "/" not in program:
+        return
+    for path in dict.fromkeys((program, os.path.realpath(program))):
+        folder = os.path.dirname(path)
+        if not path.startswith("/usr/"):
+            yield os.path.dirname(folder) if os.path.basename(folder) == "bin" else folder
 
 
 def _make(staging: str, shown: tuple[str, ...]) -> dict[str, int]:
