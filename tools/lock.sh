@@ -1,5 +1,5 @@
 #!/bin/sh
-# Writes requirements/{run,dev,build}.txt: the exact versions and hashes that set-up installs.
+# Writes requirements/{run,dev,fuzz,build}.txt: the exact versions and hashes that set-up installs.
 # `make lock` calls it; tests/linters/test_locks.py compares the result with pyproject.toml.
 set -eu
 cd "$(dirname "$0")/.."
@@ -18,4 +18,5 @@ lock() {
 lock run.txt pyproject.toml
 # The development environment runs the same versions as users do.
 lock dev.txt --group dev --constraint requirements/run.txt pyproject.toml
+lock fuzz.txt --group fuzz
 lock build.txt requirements/build.in

@@ -3,6 +3,7 @@
 #
 #     tools/setup.sh run    what `bin/kata` needs (bin/kata calls it by itself)
 #     tools/setup.sh dev    that, and what tests, linters and generators need (the Makefile calls it)
+#     tools/setup.sh fuzz   that, and what `make fuzz` needs
 #
 # May be run at any time, by several at once, and again after it was interrupted at any point: a part counts as
 # done only when its stamp, the hash of all that it was made from, has been written after it.
@@ -20,10 +21,10 @@ system_python=/usr/bin/python3.11
 
 main() {
     case $mode in
-        run | dev) ;;
-        *) die "'$mode' is not a set-up" "tools/setup.sh run, or tools/setup.sh dev" ;;
+        run | dev | fuzz) ;;
+        *) die "'$mode' is not a set-up" "tools/setup.sh run, dev or fuzz" ;;
     esac
-    local packages_key run_key dev_key
+    local packages_key run_key dev_key fuzz_key
     read_keys
     done_already && return
     mkdir -p .kata
@@ -56,6 +57,7 @@ read_keys() {
     packages_key=$(sha256sum <"$packages")
     run_key=$(cat requirements/run.txt requirements/build.txt <(echo "$interpreter $root") | sha256sum)
     dev_key=$(cat requirements/dev.txt <(echo "$run_key") | sha256sum)
+    fuzz_key=$(cat requirements/fuzz.txt <(echo "$dev_key") | sha256sum)
 }
 
 # True when every stamp is right; they are made younger than their sources, which is all that bin/kata looks at.
@@ -63,6 +65,7 @@ done_already() {
     [[ -x $venv/bin/python && $(stamp .kata/packages-"$mode") == "$packages_key" ]] || return 1
     [[ $(stamp $venv/.kata-run) == "$run_key" ]] || return 1
     [[ $mode == run || $(stamp $venv/.kata-dev) == "$dev_key" ]] || return 1
+    [[ $mode != fuzz || $(stamp $venv/.kata-fuzz) == "$fuzz_key" ]] || return 1
     touch $venv/.kata-run .kata/packages-run 2>/dev/null || true
 }
 
@@ -94,7 +97,7 @@ missing_packages() {
     local package need _rest wanted=() installed
     while read -r package need _rest; do
         [[ $package == '#'* || -z $package ]] && continue
-        [[ $need == run || $mode == dev ]] && wanted+=("$package")
+        [[ $need == run || $mode != run ]] && wanted+=("$package")
     done <"$packages"
     # dpkg-query fails when it does not know one of the names; the others are listed all the same.
     installed=$(dpkg-query --show --showformat '${db:Status-Status} ${Package}\n' "${wanted[@]}" 2>/dev/null || true)
@@ -126,14 +129,19 @@ apt_get() {
 install_environment() {
     # One that was made for other locks or another Python, or was not finished, is made anew: nothing stale stays.
     if [[ $(stamp $venv/.kata-run) != "$run_key" ]] ||
-        [[ $mode == dev && -e $venv/.kata-dev && $(stamp $venv/.kata-dev) != "$dev_key" ]]; then
+        [[ $mode != run && -e $venv/.kata-dev && $(stamp $venv/.kata-dev) != "$dev_key" ]]; then
         make_environment
     fi
-    if [[ $mode == dev && ! -e $venv/.kata-dev ]]; then
+    if [[ $mode != run && ! -e $venv/.kata-dev ]]; then
         echo partial >$venv/.kata-dev
         say "installing $(count requirements/dev.txt) Python packages for development"
         pip_install requirements/dev.txt
         echo "$dev_key" >$venv/.kata-dev
+    fi
+    if [[ $mode == fuzz ]]; then
+        say "installing $(count requirements/fuzz.txt) Python packages for fuzzing"
+        pip_install requirements/fuzz.txt
+        echo "$fuzz_key" >$venv/.kata-fuzz
     fi
 }
 

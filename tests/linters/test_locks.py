@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
-LOCKS = ("run.txt", "dev.txt", "build.txt")
+LOCKS = ("run.txt", "dev.txt", "fuzz.txt", "build.txt")
 PINNED = re.compile(r"^([a-z0-9-]+)==(\S+)((?: \\\n    --hash=sha256:[0-9a-f]{64})+)$", re.MULTILINE)
 
 
@@ -35,6 +35,7 @@ def test_what_the_project_asks_for_is_what_is_locked() -> None:
     asked = {
         "run.txt": project["project"]["dependencies"],
         "dev.txt": project["project"]["dependencies"] + group(project, "dev"),
+        "fuzz.txt": group(project, "fuzz"),
         "build.txt": project["build-system"]["requires"],
     }
     wrong = [
