@@ -40,9 +40,11 @@ def encode(request: Request) -> bytes:
 def decode(data: bytes) -> Request:
     """The other way. Raises ValueError."""
     umask, count, *rest = data.split(b"\0")
-    number = int(count)
+    number, mask = int(count), int(umask, 8)
     if not 0 < number <= len(rest):
         raise ValueError("it has no command line")
+    if not 0 <= mask <= 0o777:
+        raise ValueError("it has no umask")
     pairs = [variable.partition(b"=") for variable in rest[number:]]
     argv = [word.decode(errors="surrogateescape") for word in rest[:number]]
-    return Request(argv, {name: value for name, _, value in pairs if name}, int(umask, 8))
+    return Request(argv, {name: value for name, _, value in pairs if name}, mask)
