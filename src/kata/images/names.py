@@ -26,10 +26,11 @@ _NAME = re.compile(
 def normalise(name: str) -> str:
     """The short, complete form: `busybox` -> `busybox:latest`, `docker.io/library/x` -> `x:latest`.
 
+    `docker.io/a.b/x` keeps its host: `a.b/x` is another image, of the registry a.b.
     Raises InvalidNameError for anything outside the grammar.
     """
     host, path, rest = _split(name)
-    if host != HUB:
+    if host != HUB or ("/" in path and _is_host(path.partition("/")[0])):
         return f"{host}/{path}{rest}"
     return path.removeprefix("library/") + rest if path.count("/") == 1 else path + rest
 
@@ -56,7 +57,7 @@ def _split(name: str) -> tuple[str, str, str]:
 def _place(match: re.Match[str]) -> tuple[str, str]:
     """Host and path: a first component is a host only when it has a dot or a port, or is `localhost`."""
     host, path = match["host"] or "", match["path"]
-    if host and not ("." in host or ":" in host or host == "localhost"):
+    if host and not _is_host(host):
         if not re.fullmatch(_PATH, host):
             raise InvalidNameError(
                 f"{match[0]!r} is not an image name", hint="capital letters are allowed in the tag only"
@@ -65,3 +66,7 @@ def _place(match: re.Match[str]) -> tuple[str, str]:
     if host in ("", HUB, f"index.{HUB}"):
         return HUB, path if "/" in path else f"library/{path}"
     return host, path
+
+
+def _is_host(component: str) -> bool:
+    return "." in component or ":" in component or component == "localhost"

@@ -48,6 +48,7 @@ _ATTRIBUTE = struct.Struct("=HH")  # length, type
 _ERROR = struct.Struct("=i")
 _RECEIVE = 1 << 16  # the kernel's dumps use at most 32 KiB a message
 _DUMP_TRIES = 10
+MAX_ERRNO = 4095  # include/linux/err.h
 _LEAST_WAIT = 0.001  # a timeout of 0 would make the socket non-blocking
 TIMEOUT = 10.0
 """Seconds for one request; the kernel answers in microseconds, so this only ends what is stuck."""
@@ -214,6 +215,8 @@ def _raise_refusal(kind: int, flags: int, body: bytes, what: str) -> None:
     (code,) = _ERROR.unpack_from(body)
     if code >= 0:
         return
+    if code < -MAX_ERRNO:
+        raise NetlinkError(errno.EBADMSG, f"{what}: the kernel's answer is no error that there is")
     sentence = _extended(kind, flags, body)
     text = os.strerror(-code)
     raise NetlinkError(-code, f"{what}: {text} ({sentence})" if sentence else f"{what}: {text}")

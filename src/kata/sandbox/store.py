@@ -184,11 +184,11 @@ class Store:
     def holder(self, sandbox_id: str) -> ProcessRef | None:
         """The process that holds this sandbox, or None when there is none any more."""
         try:
-            pid, start = (self.directory(sandbox_id) / "lock").read_text().split()
+            pid, start = map(int, (self.directory(sandbox_id) / "lock").read_text().split())
         except (OSError, ValueError):
             return None
-        found = process_ref(int(pid))
-        return found if found == ProcessRef(int(pid), int(start)) else None
+        found = process_ref(pid)
+        return found if found == ProcessRef(pid, start) else None
 
     def was_held(self, sandbox_id: str) -> bool:
         """Whether one of our processes has ever held it: others have folders of sandboxes at the same place."""

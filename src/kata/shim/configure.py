@@ -83,9 +83,13 @@ def operators(options: AnyMessage | None) -> tuple[str | None, str]:
     """
     if options is None or not options.type_url.endswith("runtimeoptions.v1.Options"):
         return None, ""
-    found = runtimeoptions_pb2.Options.FromString(options.value)
+    from google.protobuf.message import DecodeError
+
     try:
+        found = runtimeoptions_pb2.Options.FromString(options.value)
         return found.config_path or None, found.config_body.decode()
+    except DecodeError:
+        raise ConfigError("containerd's options for the runtime are no such message") from None
     except UnicodeDecodeError:
         raise ConfigError("containerd's options for the runtime are not UTF-8") from None
 

@@ -29,4 +29,8 @@ def target(data: bytes) -> None:
         return
     assert matched == (first is not None)
     if SAME.fullmatch(pattern) and len(pattern) < 12 and len(text) < 12:
-        assert matched == bool(re.search(pattern, text)), (pattern, text)
+        try:
+            expected = re.search(pattern, text) is not None
+        except re.error:
+            return  # RE2 takes a few that Python does not
+        assert matched == expected

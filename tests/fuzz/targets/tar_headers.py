@@ -41,7 +41,8 @@ def target(data: bytes) -> None:
     ours, theirs = _read(fixed), _second_opinion(fixed)
     if ours is not None and theirs is not None:
         for one, other in zip(ours, theirs, strict=False):
-            assert (one.name.rstrip("/"), one.size) == other, (one, other)
+            assert one.name.rstrip("/") == other[0]
+            assert other[1] in (-1, one.size)
 
 
 def _with_sums(data: bytes) -> bytes:
@@ -73,6 +74,6 @@ def _read(data: bytes, *, seekable: bool = False) -> list[Header] | None:
 def _second_opinion(data: bytes) -> list[tuple[str, int]] | None:
     try:
         with tarfile.open(fileobj=io.BytesIO(data), mode="r:", errors="surrogateescape") as archive:
-            return [(member.name, member.size if member.isreg() else 0) for member in archive.getmembers()[:MOST]]
+            return [(member.name, member.size if member.isreg() else -1) for member in archive.getmembers()[:MOST]]
     except (tarfile.TarError, ValueError, OverflowError, EOFError):
         return None
