@@ -220,7 +220,7 @@ class TemplateStore:
             used = path.stat().st_mtime
         except FileNotFoundError:
             return None
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return Entry(Description(name, 0.0, (), "", 0, 0, 0, 0, 0.0), 0.0, True, 0)
         return Entry(
             description, used, current(description.files) != description.files, memory.holders(self._folder(name))

@@ -11,6 +11,7 @@ import re
 from kata.images.errors import InvalidNameError
 
 MAX_LENGTH = 255
+"""Characters of a name in its long form."""
 HUB = "docker.io"
 DIGEST = r"sha256:[0-9a-f]{64}"
 
@@ -51,6 +52,8 @@ def _split(name: str) -> tuple[str, str, str]:
         )
     host, path = _place(match)
     rest = f"@{match['digest']}" if match["digest"] else f":{match['tag'] or 'latest'}"
+    if len(f"{host}/{path}{rest}") > MAX_LENGTH:
+        raise InvalidNameError(f"{name!r} is too long for an image name", hint=f"{MAX_LENGTH} characters with the host")
     return host, path, rest
 
 

@@ -80,7 +80,7 @@ def read_manifest(asset: Path) -> Manifest | None:
     try:
         manifest = msgspec.json.decode(manifest_path(asset).read_bytes(), type=Manifest)
         return manifest if asset.stat().st_size == manifest.size else None
-    except (OSError, msgspec.DecodeError):
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
 

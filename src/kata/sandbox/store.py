@@ -97,7 +97,7 @@ class Store:
             return msgspec.json.decode(data, type=Record)
         except (FileNotFoundError, NotADirectoryError):
             raise NotFoundError(f"there is no sandbox {sandbox_id}", hint="kata ps -a lists them") from None
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise SandboxError(
                 f"the record of sandbox {sandbox_id} is damaged: {error}",
                 hint=f"kata rm -f {sandbox_id} clears it away",

@@ -7,6 +7,7 @@ from kata.config.errors import AnnotationError, ConfigError
 from kata.config.guest import kernel_params
 from kata.config.host import Host
 from kata.config.index import by_annotation
+from kata.config.pod import REFUSED
 from kata.config.render import as_json
 
 HOST = Host(cpus=4, memory_mib=8192)
@@ -33,7 +34,7 @@ def target(data: bytes) -> None:
         return
     as_json(found)
     assert all(word.isprintable() for word in kernel_params(found))
-    assert not any("config_path" in name for name in given if name.startswith("io.katacontainers."))
+    assert not REFUSED.keys() & given.keys()
     assert found.hypervisor.default_vcpus <= HOST.cpus
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import tarfile
 
 from kata.images.tarheaders import BadArchiveError, Bounded, Header, TarReader
@@ -38,7 +39,7 @@ def target(data: bytes) -> None:
     for seekable in (True, False):
         for archive in (data, fixed):
             _read(archive, seekable=seekable)
-    ours, theirs = _read(fixed), _second_opinion(fixed)
+    ours, theirs = _read(fixed), _second_opinion(fixed) if _plain_sizes(fixed) else None
     if ours is not None and theirs is not None:
         for one, other in zip(ours, theirs, strict=False):
             assert one.name.rstrip("/") == other[0]
@@ -53,6 +54,12 @@ def _with_sums(data: bytes) -> bytes:
             block[148:156] = b" " * 8
             blocks[begin + 148 : begin + 156] = b"%06o\0 " % sum(block)
     return bytes(blocks)
+
+
+def _plain_sizes(data: bytes) -> bool:
+    """Whether sizes are written as the standard has it; of others Go, which reads next, and Python think differently."""
+    blocks = (data[begin : begin + 512] for begin in range(0, len(data) - 511, 512))
+    return all(re.fullmatch(rb"[0-7]+[ \0]*", block[124:136]) for block in blocks if block[257:262] == b"ustar")
 
 
 def _read(data: bytes, *, seekable: bool = False) -> list[Header] | None:
