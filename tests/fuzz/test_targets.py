@@ -14,7 +14,7 @@ from tests.fuzz import bounded, targets
 from tests.fuzz.strategies import inputs
 from tests.helpers.reliability import record
 
-FEW, MANY = 120, 5000
+FEW, MANY = 60, 5000
 CORPUS = [pytest.param(path, id=f"{path.parent.name}/{path.name}") for path in sorted(targets.CORPUS.glob("*/*"))]
 SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
 

@@ -129,8 +129,8 @@ def _text(name: str, value: str) -> str:
 
 
 def _number(name: str, value: str) -> int:
-    if not (value.isascii() and value.isdigit()):
-        raise ConfigError(f"the setting {name}={value} is malformed", hint="give a number that is not negative")
+    if not (value.isascii() and value.isdigit() and len(value) < 20):
+        raise ConfigError(f"the setting {name}={value[:40]} is malformed", hint="give a number that is not negative")
     return int(value)
 
 

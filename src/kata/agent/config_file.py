@@ -11,6 +11,8 @@ import tomllib
 from kata.agent.config import PARSERS, Config
 from kata.agent.errors import ConfigError
 
+LARGEST = 2**63 - 1
+"""TOML's own limit, which Python's reader does not keep to: a number of thousands of digits cannot become text."""
 NAMES = {"log_level": "log", "dev_mode": "devmode", "tracing": "trace"}
 
 
@@ -19,7 +21,7 @@ def load(path: str) -> Config:
     try:
         with open(path, "rb") as file:
             table = tomllib.load(file)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"the configuration file {path} cannot be read: {error}") from error
     try:
         return _settings(table)
@@ -48,13 +50,15 @@ def _value(key: str, field: str, value: object) -> object:
     wanted = int if isinstance(default, float) else type(default)
     if type(value) is not wanted:
         raise ConfigError(f"{key} has the wrong type", hint=f"give a {wanted.__name__}")
+    if isinstance(value, int) and abs(value) > LARGEST:
+        raise ConfigError(f"{key} is out of range")
     return PARSERS[field](key, str(value))
 
 
 def _duration(key: str, table: dict[str, object]) -> float:
     """Seconds of a table of `secs` and `nanos`."""
     secs, nanos = table.get("secs", 0), table.get("nanos", 0)
-    if type(secs) is not int or type(nanos) is not int or table.keys() - {"secs", "nanos"} or min(secs, nanos) < 0:
+    if type(secs) is not int or type(nanos) is not int or table.keys() - {"secs", "nanos"} or min(secs, nanos) < 0 or max(secs, nanos) > LARGEST:
         raise ConfigError(f"{key} is no time", hint="give seconds, or a table of secs and nanos")
     return secs + nanos / 1e9
 

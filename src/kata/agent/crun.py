@@ -153,7 +153,7 @@ def said(log: str) -> str:
 def _message(line: str) -> str:
     try:
         return str(json.loads(line)["msg"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return line
 
 

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 from kata.config.errors import AnnotationError, ConfigError, InvalidConfigError
 
+LONGEST = 200
+"""Characters of a name that are shown; ours have 80 at most."""
 ANNOTATION = "annotation"
 """What stands in `where` for things that came from a pod and from no file."""
 
@@ -56,8 +58,9 @@ class Findings:
 
 
 def _printable(key: str) -> str:
-    """A name as it came, on one line: names of keys and annotations may be anything."""
-    return "".join(char if char.isprintable() else "?" for char in key)
+    """A name as it came, on one line and of sensible length: names of keys and annotations may be anything."""
+    text = "".join(char if char.isprintable() else "?" for char in key[:LONGEST])
+    return text if len(key) <= LONGEST else f"{text}…"
 
 
 def _error_of(errors: tuple[Finding, ...]) -> ConfigError:

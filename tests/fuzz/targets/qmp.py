@@ -54,8 +54,11 @@ def target(data: bytes) -> None:
 def _converse(data: bytes) -> None:
     ours, theirs = socket.socketpair()
     with theirs, QmpClient(ours) as client:
-        theirs.sendall(data[:100_000])
-        theirs.shutdown(socket.SHUT_WR)
+        try:
+            theirs.sendall(data[:100_000])
+            theirs.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass  # it was refused before all of it was said
         try:
             client.negotiate(5.0)
             client.execute("query-status", timeout=5.0)
