@@ -162,12 +162,16 @@ def test_a_qemu_that_talks_nonsense_about_cpus() -> None:
     qemu.query_hotpluggable_cpus = lambda _: [  # type: ignore[method-assign]
         {"type": [], "props": {"socket-id": "x", "core-id": [], "thread-id": {}}},
         {"type": "a", "props": 5},
-        {"type": "b", "props": {"core-id": 1 << 80}},
+        {"type": "b", "props": {"core-id": 1 << 80, "socket-id": True, "thread-id": -1, "driver": "c", "die-id": 2}},
         7,
     ]
-    growth(qemu).add_vcpus(3)
+    growth(qemu).add_vcpus(2)
+    assert list(qemu.devices.values()) == [
+        {"driver": "a", "id": "cpu-hot1"},
+        {"driver": "b", "id": "cpu-hot2", "die-id": 2},
+    ], "what is sent back to it is what a place can have"
     with pytest.raises(NoPlaceError):
-        growth(qemu).add_vcpus(4)
+        growth(qemu).add_vcpus(3)
 
 
 def test_balloon() -> None:

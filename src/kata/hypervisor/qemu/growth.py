@@ -76,9 +76,7 @@ class Growth:
             with self._lock:
                 self._count += 1
                 name = f"cpu-hot{self._count}"
-            properties = place.get("props")
-            extra = properties if isinstance(properties, dict) else {}
-            self._qmp.execute("device_add", {"driver": place.get("type"), "id": name, **extra}, timeout=TIMEOUT)
+            self._qmp.execute("device_add", {"driver": place["type"], "id": name, **_numbers(place)}, timeout=TIMEOUT)
             with self._lock:
                 self._cpus.append(name)
 
@@ -123,7 +121,8 @@ class Growth:
             return self._count
 
     def _places(self) -> list[dict[str, object]]:
-        return _rows(self._qmp.execute("query-hotpluggable-cpus", timeout=TIMEOUT), "places for CPUs")
+        rows = _rows(self._qmp.execute("query-hotpluggable-cpus", timeout=TIMEOUT), "places for CPUs")
+        return [row for row in rows if isinstance(row.get("type"), str)]
 
 
 def _rows(answer: object, what: str) -> list[dict[str, object]]:
@@ -136,8 +135,15 @@ def _is_thread(pid: int, thread: int) -> bool:
     return thread > 0 and os.path.isdir(f"/proc/{pid}/task/{thread}")
 
 
-def _position(place: dict[str, object]) -> tuple[int, ...]:
+def _numbers(place: dict[str, object]) -> dict[str, int]:
+    """Where a CPU goes: numbers alone (qapi/machine.json, CpuInstanceProperties). What else is there goes no further."""
     properties = place.get("props")
-    names = ("socket-id", "die-id", "core-id", "thread-id")
-    numbers = [properties.get(name) for name in names] if isinstance(properties, dict) else []
-    return tuple(number if isinstance(number, int) else 0 for number in numbers)
+    found = properties.items() if isinstance(properties, dict) else ()
+    return {
+        name: value for name, value in found if name.endswith("-id") and type(value) is int and 0 <= value < 1 << 32
+    }
+
+
+def _position(place: dict[str, object]) -> tuple[int, ...]:
+    numbers = _numbers(place)
+    return tuple(numbers.get(name, 0) for name in ("socket-id", "die-id", "core-id", "thread-id"))
