@@ -58,7 +58,10 @@ def main() -> int:
     for name in args.target or targets.names():
         outcomes.append(fuzz(name, args.seconds))
         told = outcomes[-1]
-        print(f"{name:20} {told.inputs:9} inputs {told.seconds:6.0f} s {told.kept:6} kept {len(told.bugs)} bugs", flush=True)
+        print(
+            f"{name:20} {told.inputs:9} inputs {told.seconds:6.0f} s {told.kept:6} kept {len(told.bugs)} bugs",
+            flush=True,
+        )
         for bug in told.bugs:
             print(f"  {bug.relative_to(ROOT)}", flush=True)
     keep("make fuzz", outcomes)

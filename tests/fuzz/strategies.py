@@ -19,7 +19,20 @@ if TYPE_CHECKING:
 
 MOST = 1 << 16
 """Bytes of an input."""
-WORDS = (b"\0", b"\n", b"\xff", b"\x1b", b'"', b"{", b"[" * 600, b"-", b"9" * 5000, b"0x" + b"f" * 5000, b"\xd9\xa1", b"\xed\xa0\x80")
+WORDS = (
+    b"\0",
+    b"\n",
+    b"\xff",
+    b"\x1b",
+    b'"',
+    b"{",
+    b"[" * 600,
+    b"-",
+    b"9" * 5000,
+    b"0x" + b"f" * 5000,
+    b"\xd9\xa1",
+    b"\xed\xa0\x80",
+)
 SCALARS = (
     st.none()
     | st.booleans()

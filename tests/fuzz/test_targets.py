@@ -56,7 +56,12 @@ def outcomes() -> Iterator[list[tuple[str, str]]]:
     found: list[tuple[str, str]] = []
     yield found
     missing = sorted(set(targets.names()) - {name for name, _ in found})
-    record("fuzz", found, failures=missing, notes=["hypothesis, of make soak; failures are targets with a crash, or not run"])
+    record(
+        "fuzz",
+        found,
+        failures=missing,
+        notes=["hypothesis, of make soak; failures are targets with a crash, or not run"],
+    )
 
 
 def search(name: str, examples: int) -> None:

@@ -58,7 +58,13 @@ def _value(key: str, field: str, value: object) -> object:
 def _duration(key: str, table: dict[str, object]) -> float:
     """Seconds of a table of `secs` and `nanos`."""
     secs, nanos = table.get("secs", 0), table.get("nanos", 0)
-    if type(secs) is not int or type(nanos) is not int or table.keys() - {"secs", "nanos"} or min(secs, nanos) < 0 or max(secs, nanos) > LARGEST:
+    if (
+        type(secs) is not int
+        or type(nanos) is not int
+        or table.keys() - {"secs", "nanos"}
+        or min(secs, nanos) < 0
+        or max(secs, nanos) > LARGEST
+    ):
         raise ConfigError(f"{key} is no time", hint="give seconds, or a table of secs and nanos")
     return secs + nanos / 1e9
 

@@ -39,7 +39,14 @@ SEEDS = (
     bytes([STATS]) + _response(_stats()),
     bytes([len(METHODS) - 2]) + _response(b"\x08\x01"),
 )
-TOKENS = (b"\x0a\x00", b"\x12\x00", b"\x12\x80\x80\x80\x80\x10", b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", b"anon", b"2MB")
+TOKENS = (
+    b"\x0a\x00",
+    b"\x12\x00",
+    b"\x12\x80\x80\x80\x80\x10",
+    b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01",
+    b"anon",
+    b"2MB",
+)
 
 
 def target(data: bytes) -> None:

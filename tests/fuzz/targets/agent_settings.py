@@ -17,7 +17,18 @@ SEEDS = (
     b"package agent_policy\nimport rego.v1\ndefault A := true\nB := false # c\n",
     b"rw,nosuid,rshared,size=1k,x-a,defaults",
 )
-TOKENS = (b'"', b"=", b" ", b"agent.", b"systemd.unified_cgroup_hierarchy", b"99999999999", b"\xd9\xa1", b"[[[[[[[[", b"nan", b",")
+TOKENS = (
+    b'"',
+    b"=",
+    b" ",
+    b"agent.",
+    b"systemd.unified_cgroup_hierarchy",
+    b"99999999999",
+    b"\xd9\xa1",
+    b"[[[[[[[[",
+    b"nan",
+    b",",
+)
 
 _folder = tempfile.TemporaryDirectory(prefix="kata-fuzz-")
 FILE = Path(_folder.name) / "file"

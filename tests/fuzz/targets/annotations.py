@@ -20,7 +20,17 @@ SEEDS = (
     b'io.katacontainers.config.hypervisor.kernel_params=a="b c" d',
     b"io.katacontainers.config_path=/etc/passwd",
 )
-TOKENS = (*(name.encode() for name in NAMES), b"=", b"\n", b"-1", b"99999999999999999999", b"\xd9\xa1", b"..", b'[{"name": 1}]', b"\0")
+TOKENS = (
+    *(name.encode() for name in NAMES),
+    b"=",
+    b"\n",
+    b"-1",
+    b"99999999999999999999",
+    b"\xd9\xa1",
+    b"..",
+    b'[{"name": 1}]',
+    b"\0",
+)
 
 
 def target(data: bytes) -> None:

@@ -25,7 +25,19 @@ SPEC = {
     },
 }
 SEEDS = (json.dumps(SPEC).encode(),)
-TOKENS = (b"null", b"true", b"-1", b"[]", b"{}", b"1e3", b'"\\ud800"', b'"\\u0000"', b"..", b'"name": ', b'"annotations": {}')
+TOKENS = (
+    b"null",
+    b"true",
+    b"-1",
+    b"[]",
+    b"{}",
+    b"1e3",
+    b'"\\ud800"',
+    b'"\\u0000"',
+    b"..",
+    b'"name": ',
+    b'"annotations": {}',
+)
 
 
 def target(data: bytes) -> None:

@@ -11,14 +11,33 @@ from kata.config.render import as_json, default_file, show
 
 HOST = Host(cpus=4, memory_mib=8192)
 _DEFAULTS = "\n".join(
-    line.removeprefix("# ") if "=" in line else line for line in default_file().splitlines()[5:] if line[:2] != "# " or " = " in line
+    line.removeprefix("# ") if "=" in line else line
+    for line in default_file().splitlines()[5:]
+    if line[:2] != "# " or " = " in line
 )
 SEEDS = (
     b"[hypervisor.qemu]\ndefault_vcpus = 2\nenable_annotations = ['.*']\nkernel_params = \"a=b\"\n[runtime]\n",
     b'[agent.kata]\nkernel_modules = ["a b=c"]\ndial_timeout = 45\n[factory]\nenable_template = true\n',
     _DEFAULTS.encode(),
 )
-TOKENS = (b"[hypervisor.qemu]\n", b"[runtime]\n", b"[[", b'"', b"'''", b"\\u0000", b"\\U0001d173", b"inf", b"nan", b"0x", b"= -1", b"= 1e999", b"= true", b"= []", b"= {}", b"1979-05-27")
+TOKENS = (
+    b"[hypervisor.qemu]\n",
+    b"[runtime]\n",
+    b"[[",
+    b'"',
+    b"'''",
+    b"\\u0000",
+    b"\\U0001d173",
+    b"inf",
+    b"nan",
+    b"0x",
+    b"= -1",
+    b"= 1e999",
+    b"= true",
+    b"= []",
+    b"= {}",
+    b"1979-05-27",
+)
 
 
 def target(data: bytes) -> None:

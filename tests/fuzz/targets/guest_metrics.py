@@ -12,8 +12,20 @@ SEEDS = (
     b'process_cpu_seconds_total 3\nkata_agent_x{a="b\\"c",d="e"} +Inf\nkata_guest_y NaN\n',
     b'kata_guest_load{a="1",a="2"} 1\nkata_shim_forged 1\n',
 )
-TOKENS = (b"# TYPE ", b"# HELP ", b"kata_guest_", b"process_", b'{a="', b'"}', b"\\n", b" Inf", b"\r", b"\x85", "\u2028".encode())
-LINE = re.compile(r'(# (HELP|TYPE) kata_(agent|guest)_\w+ .*|kata_(agent|guest)_\w+(\{.*\})? [-+.0-9eEINainf]+)')
+TOKENS = (
+    b"# TYPE ",
+    b"# HELP ",
+    b"kata_guest_",
+    b"process_",
+    b'{a="',
+    b'"}',
+    b"\\n",
+    b" Inf",
+    b"\r",
+    b"\x85",
+    "\u2028".encode(),
+)
+LINE = re.compile(r"(# (HELP|TYPE) kata_(agent|guest)_\w+ .*|kata_(agent|guest)_\w+(\{.*\})? [-+.0-9eEINainf]+)")
 
 
 def target(data: bytes) -> None:

@@ -28,11 +28,26 @@ _CONFIG = {
 _DESCRIPTOR = {"mediaType": layout.MANIFEST_TYPE, "digest": DIGEST, "size": 1}
 SEEDS = (
     json.dumps(_CONFIG).encode(),
-    json.dumps({"schemaVersion": 2, "config": {**_DESCRIPTOR, "mediaType": layout.CONFIG_TYPE}, "layers": [_DESCRIPTOR]}).encode(),
+    json.dumps(
+        {"schemaVersion": 2, "config": {**_DESCRIPTOR, "mediaType": layout.CONFIG_TYPE}, "layers": [_DESCRIPTOR]}
+    ).encode(),
     json.dumps({"manifests": [{**_DESCRIPTOR, "annotations": {layout.REF_NAME: "docker.io/library/a:b"}}]}).encode(),
     json.dumps([{"RepoTags": ["a:b", "c"]}]).encode(),
 )
-TOKENS = (b"null", b"[]", b"{}", b"-1", b"1e400", b"1.0", b'"\\ud800"', b'"\\u0000"', b"\xff", b"[[[[[[[[", b"sha256:../", DIGEST.encode())
+TOKENS = (
+    b"null",
+    b"[]",
+    b"{}",
+    b"-1",
+    b"1e400",
+    b"1.0",
+    b'"\\ud800"',
+    b'"\\u0000"',
+    b"\xff",
+    b"[[[[[[[[",
+    b"sha256:../",
+    DIGEST.encode(),
+)
 
 
 def target(data: bytes) -> None:

@@ -13,7 +13,21 @@ SEEDS = (
     b"apt://busybox-static\0u:x:4294967295:1::/:\0",
     b"u:g\0u:x:1:2::/home/u:\0g:x:3:u\n",
 )
-TOKENS = (b"/", b":", b"@", b"sha256:", b"..", b"://", b"docker://", b"oci:", b"\0", b"\n", b"4294967295", b"\xd9\xa1", b"-")
+TOKENS = (
+    b"/",
+    b":",
+    b"@",
+    b"sha256:",
+    b"..",
+    b"://",
+    b"docker://",
+    b"oci:",
+    b"\0",
+    b"\n",
+    b"4294967295",
+    b"\xd9\xa1",
+    b"-",
+)
 
 
 def target(data: bytes) -> None:

@@ -17,7 +17,19 @@ SEEDS = (
     b"PUT http://localhost/policy HTTP/1.1\r\nContent-Length: 9\r\n\r\npackage a",
     b"HEAD /iptables?a=b HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
 )
-TOKENS = (b"\r\n", b"\r\n\r\n", b"HTTP/1.1", b"HTTP/2", b"Content-Length: ", b"%2e%2e", b"%ff", b"?path=", b"/policy", b'"Size": 1e99', b"[[[[")
+TOKENS = (
+    b"\r\n",
+    b"\r\n\r\n",
+    b"HTTP/1.1",
+    b"HTTP/2",
+    b"Content-Length: ",
+    b"%2e%2e",
+    b"%ff",
+    b"?path=",
+    b"/policy",
+    b'"Size": 1e99',
+    b"[[[[",
+)
 
 
 class Sandbox:

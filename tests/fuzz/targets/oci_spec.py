@@ -48,7 +48,21 @@ SEEDS = (
     json.dumps(SPEC).encode(),
     json.dumps({"process": {}, "linux": {"cgroupsPath": "/../../a:b:c"}, "extra": [{"a": None}]}).encode(),
 )
-TOKENS = (b"null", b"true", b"[]", b"{}", b"-1", b"4294967295", b"1e999", b"NaN", b'"\\ud800"', b'"\\u0000"', b"\xff\xfe", b"..", b":")
+TOKENS = (
+    b"null",
+    b"true",
+    b"[]",
+    b"{}",
+    b"-1",
+    b"4294967295",
+    b"1e999",
+    b"NaN",
+    b'"\\ud800"',
+    b'"\\u0000"',
+    b"\xff\xfe",
+    b"..",
+    b":",
+)
 
 _folder = tempfile.TemporaryDirectory(prefix="kata-fuzz-")
 

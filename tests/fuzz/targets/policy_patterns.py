@@ -8,7 +8,13 @@ from kata.agent.policy.meter import Meter
 from kata.agent.policy.regex import PatternError, Regex
 from kata.agent.policy.values import EvaluationError
 
-SEEDS = (b"^(a|b)*c$\0abac", b"[a-z]{1,3}\\d+\0abc123", b"(?i)x*?y\0xXy", b"(?:a(b)?)+|[^a]\\b\0abab", b"[[:alpha:]]\\pL\0a")
+SEEDS = (
+    b"^(a|b)*c$\0abac",
+    b"[a-z]{1,3}\\d+\0abc123",
+    b"(?i)x*?y\0xXy",
+    b"(?:a(b)?)+|[^a]\\b\0abab",
+    b"[[:alpha:]]\\pL\0a",
+)
 TOKENS = (b"(", b")", b"|", b"*", b"{1000}", b"(?i)", b"[^", b"\\b", b"\\x{10ffff}", b"\\Q", b"$", b"\0")
 """The pattern and the text, apart by a zero byte."""
 SAME = re.compile(r"[a-c|()*?]*")

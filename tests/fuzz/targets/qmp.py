@@ -24,7 +24,17 @@ SEEDS = (
     b'{"return": [{"type": "x86_64-cpu", "props": {"socket-id": 1, "core-id": 0}}], "id": 1}\n',
     b'{"return": {"actual": 268435456}, "id": 1}\n{"error": {"class": "GenericError", "desc": "CommandNotFound"}}\n',
 )
-TOKENS = (b"\n", b'"id": 1', b"null", b"true", b"1e400", b"99999999999999999999", b"[[[[", b'{"event": 1}', b'"\\ud800"')
+TOKENS = (
+    b"\n",
+    b'"id": 1',
+    b"null",
+    b"true",
+    b"1e400",
+    b"99999999999999999999",
+    b"[[[[",
+    b'{"event": 1}',
+    b'"\\ud800"',
+)
 SPEC = MachineSpec(sandbox_id="a", directory="/nonexistent", kernel="k", initrd=None, image=None, balloon=True)
 
 

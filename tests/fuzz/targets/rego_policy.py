@@ -24,10 +24,30 @@ SEEDS = (
     _seed("default R := false\nR if { some i; input.a[i] == 1; print(i, input) }"),
     _seed('R := {"allowed": true, "ops": [{"op": "add", "path": "/pstate/a", "value": [x | x := input.a[_]]}]}'),
     _seed('f(x) := y if { y := sprintf("%v %d", [x, 1]) } else := "n"\nR if regex.match("^(a|b)*c$", f(input.a[2]))'),
-    _seed('R if { every x in input.a { x != 7 }; count({k: v | v := input.a[k]}) > 2; not input.z }'),
+    _seed("R if { every x in input.a { x != 7 }; count({k: v | v := input.a[k]}) > 2; not input.z }"),
     _seed('R contains x if { x := base64.decode("YQ=="); startswith(x, "a"); y := 3 % 2; y in {1, 2} }'),
 )
-TOKENS = (b" if ", b" else := ", b"some ", b"every ", b"not ", b"input", b"data.pstate", b"regex.match(", b"sprintf(", b"json.unmarshal(", b"`", b":=", b"==", b"[_]", b" with input as ", b"walk(", b"1e308", b"/ 0", b"\0")
+TOKENS = (
+    b" if ",
+    b" else := ",
+    b"some ",
+    b"every ",
+    b"not ",
+    b"input",
+    b"data.pstate",
+    b"regex.match(",
+    b"sprintf(",
+    b"json.unmarshal(",
+    b"`",
+    b":=",
+    b"==",
+    b"[_]",
+    b" with input as ",
+    b"walk(",
+    b"1e308",
+    b"/ 0",
+    b"\0",
+)
 
 
 def target(data: bytes) -> None:

@@ -28,7 +28,9 @@ KINDS = (
 def _create() -> bytes:
     create = task_pb2.CreateTaskRequest(id="a", bundle="/run/a", terminal=True, stdin="/run/in")
     create.options.type_url = OPTIONS
-    create.options.value = runtimeoptions_pb2.Options(config_path="/a.toml", config_body=b"[runtime]\n").SerializeToString()
+    create.options.value = runtimeoptions_pb2.Options(
+        config_path="/a.toml", config_body=b"[runtime]\n"
+    ).SerializeToString()
     return create.SerializeToString()
 
 
