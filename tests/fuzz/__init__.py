@@ -1,1 +1,1 @@
-"""Fuzzing: whatever reads bytes of strangers, fed with bytes of none. `targets` says how, CONTRIBUTING.md how to run."""
+"""Fuzzing: what reads bytes of strangers gets bytes of nobody. `targets` says how, CONTRIBUTING.md how to run it."""

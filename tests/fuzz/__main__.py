@@ -16,14 +16,13 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).parents[2]
 # An isolated interpreter (-I) does not look beside the script that it runs.
-sys.path.append(str(ROOT))
+sys.path.append(str(Path(__file__).parents[2]))
+from kata import paths
 from tests.fuzz import targets
 from tests.helpers.reliability import record
 
-from kata import paths
-
+ROOT = Path(__file__).parents[2]
 SLOWEST = 20
 """Seconds that one input may take at most; instrumented code is some ten times slower than it is in earnest."""
 MEMORY_MIB = 1500

@@ -1,8 +1,8 @@
 """Inputs for a target, as hypothesis draws them: what leads far into a parser, changed in a few places.
 
 Random bytes are refused at the first one mostly. So an input begins as a seed of the target or of its corpus; bytes of
-it are cut out, doubled, changed, or replaced by words that the parser knows. In one that is JSON, values are replaced by
-others, so that it stays JSON.
+it are cut out, doubled, changed, or replaced by words that the parser knows. In one that is JSON, values are replaced
+by others, so that it stays JSON.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from hypothesis import strategies as st
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from hypothesis.strategies import SearchStrategy
 
     from tests.fuzz.targets import Target
@@ -83,7 +85,7 @@ def _edit(data: bytes, edits: list[Edit]) -> bytes:
     return data
 
 
-def _changed(trees: list[object]) -> SearchStrategy[bytes]:
+def _changed(trees: Sequence[object]) -> SearchStrategy[bytes]:
     places = st.lists(st.tuples(st.integers(0, 1000), VALUES), min_size=1, max_size=3)
     return st.builds(_replace, st.sampled_from(trees), places)
 

@@ -1,4 +1,4 @@
-"""What was a bug once is none again, and neither is what hypothesis makes of seeds: a few inputs here, many in a soak."""
+"""What was a bug once is none again, nor is what hypothesis makes of seeds: a few inputs here, many in a soak."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def outcomes() -> Iterator[list[tuple[str, str]]]:
 
 
 def search(name: str, examples: int) -> None:
-    """Have hypothesis look for a bug of a target; what it fails with goes to the corpus by hand, under a telling name."""
+    """Have hypothesis look for a bug of a target. What it fails with goes to the corpus, under a telling name."""
     target = targets.load(name)
 
     @settings(max_examples=examples, suppress_health_check=SLOW)

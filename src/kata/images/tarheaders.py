@@ -226,7 +226,7 @@ def _decimal(text: str) -> int:
 
 
 def _name(block: bytes) -> str:
-    """The name, behind its prefix where the form of POSIX has one (GNU's has other things there, star's it is short)."""
+    """The name, behind its prefix where the form of POSIX has one (GNU has other things there, and star some)."""
     name = block[:100].split(b"\0")[0]
     end = 476 if block[508:512] == b"tar\0" else 500
     prefix = block[345:end].split(b"\0")[0] if block[257:263] == b"ustar\0" else b""

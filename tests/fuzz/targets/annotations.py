@@ -1,4 +1,4 @@
-"""A pod's annotations, under an operator who allows all of them: the values reach a configuration, or an error says why."""
+"""A pod's annotations, under an operator who allows all: they reach a configuration, or an error says why not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A configuration file: the text that containerd hands on is the same. What loads can be shown, and loads as the same."""
+"""A configuration file, as containerd can hand it on. What loads can be shown, and what is shown loads as the same."""
 
 from __future__ import annotations
 
@@ -7,18 +7,13 @@ import json
 from kata import config
 from kata.config.errors import ConfigError
 from kata.config.host import Host
-from kata.config.render import as_json, default_file, show
+from kata.config.render import as_json, show
 
 HOST = Host(cpus=4, memory_mib=8192)
-_DEFAULTS = "\n".join(
-    line.removeprefix("# ") if "=" in line else line
-    for line in default_file().splitlines()[5:]
-    if line[:2] != "# " or " = " in line
-)
 SEEDS = (
     b"[hypervisor.qemu]\ndefault_vcpus = 2\nenable_annotations = ['.*']\nkernel_params = \"a=b\"\n[runtime]\n",
     b'[agent.kata]\nkernel_modules = ["a b=c"]\ndial_timeout = 45\n[factory]\nenable_template = true\n',
-    _DEFAULTS.encode(),
+    show(config.load(operator_text="[runtime]\n", host=HOST)).encode(),
 )
 TOKENS = (
     b"[hypervisor.qemu]\n",

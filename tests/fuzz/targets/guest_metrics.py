@@ -1,4 +1,4 @@
-"""What a guest says of itself to Prometheus: what comes out is well-formed, and stays as it is when it comes in again."""
+"""What a guest says of itself to Prometheus: what comes out is well-formed, and stays as it is in a second turn."""
 
 from __future__ import annotations
 

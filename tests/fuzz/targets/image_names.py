@@ -7,11 +7,11 @@ from kata.images.errors import ImageError, InvalidNameError, UnknownUserError
 from kata.images.source import Kind, classify, is_explicit
 
 SEEDS = (
-    b"docker.io/library/busybox:1.36\0root:x:0:0:root:/root:/bin/sh\nu:x:1:2::/home/u:\0g:x:3:u\n",
+    b"docker.io/library/busybox:1.36\0root:x:0:0:root:/root:/bin/sh\nu:x:1:2::/srv/u:\0g:x:3:u\n",
     b"localhost:5000/a/b@sha256:" + b"a" * 64 + b"\0u:x:1:2:a\0",
     b"oci-archive:/a/b.tar:c\0\0",
     b"apt://busybox-static\0u:x:4294967295:1::/:\0",
-    b"u:g\0u:x:1:2::/home/u:\0g:x:3:u\n",
+    b"u:g\0u:x:1:2::/srv/u:\0g:x:3:u\n",
 )
 TOKENS = (
     b"/",
@@ -32,7 +32,7 @@ TOKENS = (
 
 def target(data: bytes) -> None:
     """A reference, a passwd file and a group file, apart by zero bytes."""
-    word, passwd, group = (data.decode("utf-8", "replace").split("\0") + ["", ""])[:3]
+    word, passwd, group = [*data.decode("utf-8", "replace").split("\0"), "", ""][:3]
     _name(word)
     is_explicit(word)
     try:

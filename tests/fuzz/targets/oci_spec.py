@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import tempfile
 from pathlib import Path
-from typing import cast
 
 from kata.cgroups.path import placement
 from kata.oci.convert import check, lost_fields, spec_from_proto, spec_to_proto
@@ -81,7 +80,7 @@ def target(data: bytes) -> None:
     assert spec_from_proto(spec_to_proto(received)) == received
     assert not lost_fields(received)
     lost_fields(spec)
-    for folder in placement(cast("str", spec.get("linux", {}).get("cgroupsPath", "")), "a", together=False).paths():
+    for folder in placement(spec.get("linux", {}).get("cgroupsPath", ""), "a", together=False).paths():
         assert folder.startswith("/")
         assert ".." not in folder.split("/")
     workload_of(spec, announced(annotations_of(spec)))

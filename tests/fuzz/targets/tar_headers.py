@@ -75,7 +75,7 @@ def _read(data: bytes, *, seekable: bool = False) -> list[Header] | None:
     """The files; None for what is refused."""
     stream = io.BytesIO(data)
     reader = TarReader(stream if seekable else Bounded(stream), seekable=seekable)
-    found = []
+    found: list[Header] = []
     try:
         while len(found) < MOST and (header := reader.next()) is not None:
             assert header.size >= 0
@@ -88,7 +88,7 @@ def _read(data: bytes, *, seekable: bool = False) -> list[Header] | None:
 
 
 def _second_opinion(data: bytes) -> list[tuple[str, int]] | None:
-    """Names and sizes, -1 for what is no file, up to a header that Go, which reads next, and Python take differently."""
+    """Names and sizes, -1 for what is no file, up to one that Go, which reads next, and Python read differently."""
     found = []
     try:
         with tarfile.open(fileobj=io.BytesIO(data), mode="r:", errors="surrogateescape") as archive:

@@ -15,7 +15,7 @@ TOKENS = (b"\0\0\0\0\0\0\0\1\1\0", b"\0\x40\0\1", b"\xff\xff\xff\xff", b"\0\x40\
 
 def target(data: bytes) -> None:
     """The first byte says into how long pieces the rest is cut."""
-    size, stream = data[:1] and data[0] + 1 or 1, data[1:]
+    size, stream = (data[0] + 1 if data else 1), data[1:]
     whole, pieces = Decoder(), Decoder()
     frames = whole.feed(stream)
     parts = [one for begin in range(0, len(stream), size) for one in pieces.feed(stream[begin : begin + size])]

@@ -136,7 +136,7 @@ def _is_thread(pid: int, thread: int) -> bool:
 
 
 def _numbers(place: dict[str, object]) -> dict[str, int]:
-    """Where a CPU goes: numbers alone (qapi/machine.json, CpuInstanceProperties). What else is there goes no further."""
+    """Where a CPU goes: numbers alone (qapi/machine.json, CpuInstanceProperties). Nothing else goes further."""
     properties = place.get("props")
     found = properties.items() if isinstance(properties, dict) else ()
     return {
