@@ -33,12 +33,17 @@ check: ## Say what this host can and cannot do
 	@bin/kata check
 
 .PHONY: test
-test: assets ## Run all tests: linters, unit, wire, kernel, vm, containerd, budget
+test: assets ## Run all tests: linters, unit, wire, fuzz, kernel, vm, containerd, budget
 	@$(PYTEST) -m "not soak" tests
 
 .PHONY: soak
 soak: assets ## Run what takes an hour: many containers, a stress, kills at random moments
 	@$(PYTEST) -m soak tests
+
+.PHONY: fuzz
+fuzz: ## Fuzz what reads bytes of strangers, guided by coverage; TARGET="qmp oci_spec" SECONDS=60 each
+	@tools/setup.sh fuzz
+	@.venv/bin/python -I tests/fuzz/__main__.py $(addprefix --target ,$(TARGET)) $(if $(SECONDS),--seconds $(SECONDS))
 
 .PHONY: lint
 lint: setup ## Run the linters alone: style, types, import contracts, scripts, sizes, docs

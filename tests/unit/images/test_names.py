@@ -20,6 +20,8 @@ HEX = "a" * 64
         ("docker.io/library/busybox", "busybox:latest", "docker.io/library/busybox:latest"),
         ("docker.io/busybox", "busybox:latest", "docker.io/library/busybox:latest"),
         ("index.docker.io/library/x", "x:latest", "docker.io/library/x:latest"),
+        ("docker.io/a.b/x", "docker.io/a.b/x:latest", "docker.io/a.b/x:latest"),  # not the registry a.b's
+        ("docker.io/localhost/x", "docker.io/localhost/x:latest", "docker.io/localhost/x:latest"),
         ("org/app", "org/app:latest", "docker.io/org/app:latest"),
         ("library/app", "app:latest", "docker.io/library/app:latest"),
         ("docker.io/library/a/b", "library/a/b:latest", "docker.io/library/a/b:latest"),
@@ -43,7 +45,7 @@ def test_forms(name: str, short: str, long: str) -> None:
     [
         "", " ", "-x", "--help", "UPPER", "Upper/x", "a//b", "/a", "a/", "a:", "a:-x", "a: b", "a\n", "a\0", "../a",
         "a..b", "a/../b", "a:b:c", "a@b", f"a@sha256:{HEX[1:]}", f"a@sha512:{HEX}", "ä", "a:é", "\u0661", "a:\u0661",
-        "x" * 256, f"a:{'x' * 129}", "a___b", "host:123456/x", "http://x",
+        "x" * 256, "x" * 231, f"a:{'x' * 129}", "a___b", "host:123456/x", "http://x",
     ],
 )  # fmt: skip
 def test_refused(name: str) -> None:

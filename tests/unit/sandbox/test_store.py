@@ -91,9 +91,12 @@ def test_a_removed_sandbox_leaves_nothing_to_those_who_look_at_it_meanwhile(stor
     assert os.listdir(store.root) == [".names"]
 
 
-def test_a_damaged_record_is_an_error_and_can_be_removed(store: Store) -> None:
+@pytest.mark.parametrize("damaged", [b'{"name": 3}', b"", b'{"\xff": 1}', b'{"phases": ' + b"[" * 100_000])
+def test_a_damaged_record_is_an_error_and_can_be_removed(store: Store, damaged: bytes) -> None:
     os.close(store.create(record()))
-    (store.directory("0" * 32) / "persist.json").write_text('{"name": 3}')
+    (store.directory("0" * 32) / "persist.json").write_bytes(damaged)
+    (store.directory("0" * 32) / "lock").write_bytes(b"no number")
+    assert store.holder("0" * 32) is None
     with pytest.raises(SandboxError, match="damaged"):
         store.read("0" * 32)
     assert store.records() == []
