@@ -16,6 +16,26 @@ from tests.helpers.reliability import record
 
 FEW, MANY = 60, 5000
 CORPUS = [pytest.param(path, id=f"{path.parent.name}/{path.name}") for path in sorted(targets.CORPUS.glob("*/*"))]
+LONG = 1 << 17
+RUNS = [bytes([byte]) for byte in range(128) if not chr(byte).isalnum()]
+RUNS += [
+    b"a",
+    b"0",
+    b"a.",
+    b"a-",
+    b"a=b\n",
+    b"a|",
+    b"(a)",
+    b"\x1b[",
+    b"\x1b]",
+    b"%41",
+    b"../",
+    b"\xff",
+    b"[a]\n",
+    b"\x0a\0",
+]
+TOML = ("agent_settings", "config_file")
+"""Targets whose files are an operator's, and read by Python's tomllib: a key of thousands of parts takes it long."""
 SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
 
 
@@ -48,6 +68,21 @@ def test_changed_seeds_for_long(name: str, outcomes: list[tuple[str, str]]) -> N
     search(name, MANY)
     corpus = len(list(targets.load(name).corpus.glob("*")))
     outcomes.append((name, f"{MANY} inputs, {time.monotonic() - begin:.0f} s, {corpus} kept, 0 crashes"))
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("name", targets.names())
+def test_long_runs_of_one_thing(name: str) -> None:
+    """Whatever takes a time that grows with the square of the input is stuck here."""
+    target = targets.load(name)
+    for unit in (*RUNS, *target.tokens):
+        if name in TOML and unit == b"a.":
+            continue
+        run = unit * (LONG // len(unit))
+        for seed in target.seeds[:3]:
+            for place in {1, len(seed) // 2, len(seed)}:
+                bounded.run(target, seed[:place] + run + seed[place:])
 
 
 @pytest.fixture(scope="module")

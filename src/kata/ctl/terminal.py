@@ -28,7 +28,8 @@ COLOUR = r"\x1b\[[0-9;:]{0,64}m"
 """ECMA-48's SGR, of a sensible length."""
 HARMFUL = "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]"
 """Controls but for tab and line ends, and what turns the direction of writing around."""
-UNSAFE = re.compile(f"({COLOUR})|\r+(\n)|(\r)|{HARMFUL}")
+UNSAFE = re.compile(f"({COLOUR})|(\r+)(\n)?|{HARMFUL}")
+"""A run of returns is matched once and whole: looked at from each of them, a long one would take hours."""
 BEGUN = re.compile(r"(\x1b(\[[0-9;:]{0,64})?|\r{1,64})\Z")
 """The end of a piece that may be half of something."""
 RESET = b"\x1b[0m"
@@ -82,6 +83,6 @@ class Shown:
         if found[1]:
             self._coloured = True
             return found[1]
-        if found[2] or found[3]:
-            return "\n"
+        if found[2]:
+            return "\n" if found[3] else "\n" * len(found[2])
         return "^[" if found[0] == "\x1b" else "?"

@@ -35,6 +35,12 @@ def test_text_and_colours_stay_and_what_steers_does_not() -> None:
     assert on_screen(b"\xff\x80") == "��".encode()
 
 
+def test_a_million_returns() -> None:
+    """They once took a time that grew with the square of their number: this test would not end."""
+    count = 1 << 20
+    assert on_screen(b"\r" * count + b"a") == b"\n" * count + b"a"
+
+
 def test_pieces_may_be_cut_anywhere() -> None:
     text = "ä\x1b[31mred\x1b[0m\r\n\x1b]0;t\x07\r".encode()
     whole = on_screen(text)

@@ -81,6 +81,7 @@ def test_who_follows_hears_each_line_once(pair: tuple[Console, socket.socket]) -
         ("tab\tstays", ["tab\tstays"]),
         ("a\rb", ["a", "b"]),
         ("y" * (LINE_MAX + 9), ["y" * LINE_MAX]),
+        (" " * LINE_MAX + "far\nnext", ["next"]),
         ("grüße\n", ["grüße"]),
     ],
 )

@@ -109,4 +109,4 @@ def clean_lines(text: str) -> list[str]:
     lines = (
         "".join(char for char in line if char.isprintable() or char == "\t") for line in re.split(r"[\r\n]+", plain)
     )
-    return [line[:LINE_MAX].rstrip() for line in lines if line.strip()]
+    return [cut for line in lines if (cut := line[:LINE_MAX].rstrip())]
