@@ -35,13 +35,23 @@ CRASHES = ("crash-*", "timeout-*", "oom-*", "leak-*")
 
 
 class Outcome(NamedTuple):
-    """What became of a target: inputs run, seconds, inputs kept, and the files of those that are bugs."""
+    """What became of a target: inputs run, seconds, inputs kept, files of those that are bugs, and what else failed."""
 
     name: str
     inputs: int
     seconds: float
     kept: int
     bugs: list[Path]
+    failure: str
+
+    def __str__(self) -> str:
+        return f"{self.inputs} inputs, {self.seconds:.0f} s, {self.kept} kept, {len(self.bugs)} crashes"
+
+    @property
+    def failures(self) -> list[str]:
+        """What has to be looked at."""
+        said = [f"{self.name}: {self.failure}"] if self.failure else []
+        return [*(str(bug.relative_to(ROOT)) for bug in self.bugs), *said]
 
 
 def main() -> int:
@@ -55,26 +65,12 @@ def main() -> int:
         return child(args.child, rest)
     outcomes = []
     for name in args.target or targets.names():
-        outcomes.append(fuzz(name, args.seconds))
-        told = outcomes[-1]
-        print(
-            f"{name:20} {told.inputs:9} inputs {told.seconds:6.0f} s {told.kept:6} kept {len(told.bugs)} bugs",
-            flush=True,
-        )
-        for bug in told.bugs:
-            print(f"  {bug.relative_to(ROOT)}", flush=True)
-    keep("make fuzz", outcomes)
-    return 1 if any(told.bugs for told in outcomes) else 0
-
-
-def keep(how: str, outcomes: list[Outcome]) -> None:
-    """The record of a run, for docs/reliability.md."""
-    rows = [
-        (told.name, f"{told.inputs} inputs, {told.seconds:.0f} s, {told.kept} kept, {len(told.bugs)} crashes")
-        for told in outcomes
-    ]
-    failures = [str(bug.relative_to(ROOT)) for told in outcomes for bug in told.bugs]
-    record("fuzz", rows, failures=failures, notes=[how])
+        told = fuzz(name, args.seconds)
+        outcomes.append(told)
+        print(f"{name:18} {told}", *(f"  {failure}" for failure in told.failures), sep="\n", flush=True)
+    failures = [failure for told in outcomes for failure in told.failures]
+    record("fuzz", [(told.name, str(told)) for told in outcomes], failures=failures, notes=["make fuzz"])
+    return 1 if failures else 0
 
 
 def fuzz(name: str, seconds: int) -> Outcome:
@@ -85,11 +81,22 @@ def fuzz(name: str, seconds: int) -> Outcome:
     target.corpus.mkdir(parents=True, exist_ok=True)
     for number, seed in enumerate(target.seeds):
         (kept / f"seed-{number}").write_bytes(seed)
+    before, begin = _bugs(target), time.monotonic()
+    log = kept.with_suffix(".log")
+    failure = _run(_argv(target, kept, seconds), log, seconds + GRACE)
+    bugs = sorted(_bugs(target) - before)
+    found = RUNS.search(log.read_bytes())
+    if not found and not bugs:
+        failure = failure or f"it did not run, see {log}"
+    inputs = int(found[1]) if found else 0
+    return Outcome(name, inputs, time.monotonic() - begin, len(list(kept.iterdir())), bugs, failure)
+
+
+def _argv(target: targets.Target, kept: Path, seconds: int) -> list[str]:
     words = kept.with_suffix(".dict")
     words.write_text("".join(f'"{_escaped(token)}"\n' for token in target.tokens))
-    before = _bugs(target)
-    argv = [
-        *(sys.executable, "-I", __file__, "--child", name, str(kept), str(target.corpus)),
+    return [
+        *(sys.executable, "-I", __file__, "--child", target.name, str(kept), str(target.corpus)),
         f"-max_total_time={seconds}",
         f"-timeout={SLOWEST}",
         f"-rss_limit_mb={MEMORY_MIB}",
@@ -98,19 +105,16 @@ def fuzz(name: str, seconds: int) -> Outcome:
         f"-dict={words}",
         "-print_final_stats=1",
     ]
-    begin = time.monotonic()
-    with kept.with_suffix(".log").open("wb") as log:
-        # Nothing but time decides here, so a fuzzer that does not end is ended.
+
+
+def _run(argv: list[str], log: Path, patience: float) -> str:
+    """Run a fuzzer to its end, which is a failure when it is not its own; that, or nothing."""
+    with log.open("wb") as file:
         try:
-            subprocess.run(argv, stdout=log, stderr=log, check=False, timeout=seconds + GRACE)
+            subprocess.run(argv, stdout=file, stderr=file, check=False, timeout=patience)
         except subprocess.TimeoutExpired:
-            log.write(b"it did not end in time\n")
-    said = kept.with_suffix(".log").read_bytes()
-    if b"instrumented" not in said.lower() and not RUNS.search(said):
-        print(said.decode("utf-8", "replace")[-2000:], file=sys.stderr)
-    found = RUNS.search(said)
-    bugs = sorted(_bugs(target) - before)
-    return Outcome(name, int(found[1]) if found else 0, time.monotonic() - begin, len(list(kept.iterdir())), bugs)
+            return f"it did not end, see {log}"
+    return ""
 
 
 def child(name: str, rest: list[str]) -> int:

@@ -76,13 +76,13 @@ def test_changed_seeds_for_long(name: str, outcomes: list[tuple[str, str]]) -> N
 def test_long_runs_of_one_thing(name: str) -> None:
     """Whatever takes a time that grows with the square of the input is stuck here."""
     target = targets.load(name)
+    seed = target.seeds[0]
     for unit in (*RUNS, *target.tokens):
         if name in TOML and unit == b"a.":
             continue
         run = unit * (LONG // len(unit))
-        for seed in target.seeds[:3]:
-            for place in {1, len(seed) // 2, len(seed)}:
-                bounded.run(target, seed[:place] + run + seed[place:])
+        for place in {1, len(seed) // 2, len(seed)}:
+            bounded.run(target, seed[:place] + run + seed[place:])
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,8 @@ from kata.config.errors import AnnotationError, ConfigError, InvalidConfigError
 
 LONGEST = 200
 """Characters of a name that are shown; ours have 80 at most."""
+TOLD = 100
+"""How many problems one error tells of."""
 ANNOTATION = "annotation"
 """What stands in `where` for things that came from a pod and from no file."""
 
@@ -64,13 +66,15 @@ def _printable(key: str) -> str:
 
 
 def _error_of(errors: tuple[Finding, ...]) -> ConfigError:
-    first, rest = errors[0], errors[1:]
+    first, rest = errors[0], [str(found) for found in errors[1:TOLD]]
+    if len(errors) > TOLD:
+        rest.append(f"and {len(errors) - TOLD} more")
     from_pod = any(found.where == ANNOTATION for found in errors)
     place = f" ({first.where})" if first.where and first.where != ANNOTATION else ""
     kind = AnnotationError if from_pod else InvalidConfigError
     return kind(
         f"{'annotation ' if first.where == ANNOTATION else ''}{first.key}: {first.why}{place}",
         hint=first.suggestion,
-        detail="\n".join(str(found) for found in rest),
+        detail="\n".join(rest),
         findings=errors,
     )

@@ -29,6 +29,8 @@ REFUSED = {
     PREFIX + "hypervisor.virtio_fs_extra_args": "a pod cannot give options to virtiofsd (CVE-2026-44210)",
     PREFIX + "runtime.sandbox_bind_mounts": "a pod cannot choose paths of the host",
 }
+ADVISED = 20
+"""A tenant may write ten thousand annotations, and what each could have meant takes milliseconds to find."""
 ASSET_FOLDERS = ("/usr/share/kata-containers", "/opt/kata/share/kata-containers")
 """Where upstream's packages put guest kernels and images."""
 
@@ -39,7 +41,7 @@ def apply(draft: Draft, given: Mapping[str, str], findings: Findings) -> None:
     folders = _asset_folders(draft)
     accepted: dict[str, tuple[str, object]] = {}
     for name in sorted(given):
-        problem = _problem(name, given[name], enabled)
+        problem = _problem(name, given[name], enabled, advise=len(findings.all) < ADVISED)
         entry = by_annotation().get(name)
         if problem:
             findings.error(name, *problem, where=ANNOTATION)
@@ -75,7 +77,7 @@ def is_allowed_path(path: str, globs: tuple[str, ...]) -> bool:
     return False
 
 
-def _problem(name: str, value: str, enabled: tuple[str, ...]) -> tuple[str, str] | None:
+def _problem(name: str, value: str, enabled: tuple[str, ...], *, advise: bool) -> tuple[str, str] | None:
     """Why an annotation is refused and what to do; None when it is fine, or is none of ours."""
     if name in REFUSED:
         return REFUSED[name], "remove the annotation"
@@ -86,7 +88,7 @@ def _problem(name: str, value: str, enabled: tuple[str, ...]) -> tuple[str, str]
     if not is_enabled(name, enabled):
         return "it is not enabled", "the operator allows it by enable_annotations in configuration.toml"
     if name not in by_annotation():
-        return "there is no such annotation", nearest(name, by_annotation())
+        return "there is no such annotation", nearest(name, by_annotation()) if advise else ""
     return None
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from kata.config import AnnotationError
+from kata.config.finding import TOLD
 from kata.config.index import by_annotation
-from kata.config.pod import is_allowed_path, is_enabled
+from kata.config.pod import ADVISED, is_allowed_path, is_enabled
 from kata.config.settings import Hypervisor
 from kata.config.settings.hypervisor.annotations import Annotations
 from tests.unit.config.files import AGENT, HYPERVISOR, RUNTIME, enabling, loaded
@@ -251,3 +252,14 @@ def test_several_mistakes_are_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(AnnotationError) as caught:
         loaded(tmp_path, enabling(".*"), wrong)
     assert [found.key for found in caught.value.findings] == sorted(wrong)
+
+
+def test_a_flood_of_mistakes_is_told_in_part(tmp_path: Path) -> None:
+    """What each could have meant would take a shim half a minute to find, for all that an object may carry."""
+    wrong = {f"{HYPERVISOR}default_vcpu{number}": "1" for number in range(5000)}
+    with pytest.raises(AnnotationError) as caught:
+        loaded(tmp_path, enabling(".*"), wrong)
+    assert len(caught.value.findings) == 5000
+    assert "did you mean" in caught.value.hint
+    assert sum(bool(found.suggestion) for found in caught.value.findings) == ADVISED
+    assert caught.value.detail.endswith(f"and {5000 - TOLD} more")
