@@ -14,6 +14,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from google.protobuf.message import Message
+
 from kata.protocol.client import Client
 from kata.protocol.generated.host import task_pb2
 from kata.protocol.transport import dial
@@ -171,12 +173,14 @@ class Containerd:
 
     def update(self, name: str, **resources: object) -> None:
         """Task.Update, as the kubelet's changes reach a shim; `ctr` has no command for it."""
-        bundle = self.folder / "state/io.containerd.runtime.v2.task" / self.namespace / name
         request = task_pb2.UpdateTaskRequest(id=name)
         request.resources.type_url = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources"
         request.resources.value = json.dumps(resources).encode()
-        with Client(dial((bundle / "address").read_text(), 10.0)) as client:
-            client.call("containerd.task.v2.Task/Update", request, timeout=180.0)
+        self._ask_shim(name, "Update", request)
+
+    def start_task(self, name: str) -> None:
+        """Task.Start of one that was created and whose client died then: `ctr task start` would create it again."""
+        self._ask_shim(name, "Start", task_pb2.StartRequest(id=name))
 
     def shims(self) -> list[int]:
         """The shims that this daemon has started."""
@@ -189,6 +193,11 @@ class Containerd:
     def clients(self) -> list[int]:
         """Every ctr that talks to it now."""
         return self._processes(b"ctr")
+
+    def _ask_shim(self, name: str, method: str, request: Message) -> None:
+        bundle = self.folder / "state/io.containerd.runtime.v2.task" / self.namespace / name
+        with Client(dial((bundle / "address").read_text(), 10.0)) as client:
+            client.call(f"containerd.task.v2.Task/{method}", request, timeout=180.0)
 
     def _processes(self, word: bytes) -> list[int]:
         found = []

@@ -6,6 +6,7 @@ fail in any way: what counts is what everyone says afterwards.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -195,7 +196,8 @@ class CtrFront:
         if self._tasks()[slot] == "PAUSED":
             self._daemon.ctr("task", "resume", slot)
         if self._tasks()[slot] == "CREATED":
-            self._daemon.ctr("task", "start", "-d", slot, check=False)  # whose own start may have come meanwhile
+            with contextlib.suppress(RpcError):  # its own start may have come meanwhile
+                self._daemon.start_task(slot)
             self._daemon.await_status(slot, "RUNNING")
         done = self._daemon.exec(slot, f"check{next(NUMBERS)}", "echo", slot)
         assert (done.stdout, done.returncode) == (f"{slot}\n".encode(), 0), done.stderr.decode()
