@@ -76,6 +76,12 @@ class GuestNic:
         """Whether a frame of this type has come, or comes."""
         return self._wait(b"type" + struct.pack("!H", ethertype), timeout) is not None
 
+    def await_bytes(self, count: int, timeout: float = 10.0) -> int:
+        """How much has come, once it is more than that or the time is over."""
+        with self._heard:
+            self._heard.wait_for(lambda: sum(map(len, self.frames)) > count, timeout)
+            return sum(map(len, self.frames))
+
     def _wait(self, key: bytes, timeout: float) -> bytes | None:
         deadline = time.monotonic() + timeout
         with self._heard:

@@ -343,7 +343,7 @@ def test_a_limit_drops_what_is_too_much(world: World, model: str, direction: str
                 for _ in range(3000):
                     with contextlib.suppress(BlockingIOError):  # all that the socket may have on its way waits
                         sink.sendto(bytes(1400), socket.MSG_DONTWAIT, (GUEST, 9))
-                arrived = sum(len(frame) for frame in guest.frames)
+                arrived = guest.await_bytes(20_000)
             else:
                 sink.bind((OUTSIDE, 9))
                 sink.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 1 << 24)

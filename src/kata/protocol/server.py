@@ -206,8 +206,8 @@ class Server:
 
     A handler gets the request and a `Call`, and returns the response: a message, or its bytes (`Encoded`), which are
     sent by the thread that ran it. What it raises goes to the caller: an RpcError as it is, anything else as what
-    `to_status` makes of it. `authorize` is asked before any handler runs, and refuses a call by raising. A context
-    manager; thread-safe.
+    `to_status` makes of it. `authorize` is asked before any handler runs, and refuses a call by raising. `left` is
+    called when the last connection has ended. A context manager; thread-safe.
     """
 
     def __init__(
@@ -216,8 +216,10 @@ class Server:
         to_status: Callable[[BaseException], RpcError],
         *,
         authorize: Authorize | None = None,
+        left: Callable[[], None] = lambda: None,
     ) -> None:
         self._services = dict(services)
+        self._left = left
         self._to_status = to_status
         self._authorize = authorize
         self._handlers: dict[tuple[str, str], tuple[Method, Handler]] = {}
@@ -268,6 +270,9 @@ class Server:
             with self._changed:
                 self.sessions.discard(session)
                 self._changed.notify_all()
+                alone = not self.sessions
+            if alone:
+                self._left()
 
     def close(self, drain: float = DRAIN_TIMEOUT) -> None:
         """Accept nothing more, tell handlers to stop, leave them `drain` seconds to answer, end all connections.

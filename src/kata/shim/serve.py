@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 assert task_v3_pb2.DESCRIPTOR is not None  # version 3 of the service is described there, and found by name
 SERVICES = ("containerd.task.v2.Task", "containerd.task.v3.Task")
 EVENTS_TIMEOUT = 5.0
+ALONE_TIMEOUT = 15.0
+"""Seconds after which a shim ends that has neither a task nor a client: a containerd that was killed between `start`
+and its first request does not know of it."""
 
 
 class Pods:
@@ -90,7 +93,19 @@ def _serve(arguments: Arguments, origin: str, path: str, listener: socket.socket
         return status
 
     service = Timed(TaskService(pods, stop), rpcs)
-    with Server(dict.fromkeys(SERVICES, service), explain) as server:
+    with Server(dict.fromkeys(SERVICES, service), explain, left=lambda: expect()) as server:
+
+        def expect() -> None:
+            timer = threading.Timer(ALONE_TIMEOUT, end_if_alone)
+            timer.daemon = True
+            timer.start()
+
+        def end_if_alone() -> None:
+            if not server.sessions and pods.get().idle:
+                log.info("nobody comes, and there is no task")
+                stop.set()
+
+        expect()
         accepting = SocketListener(listener, path)
         threading.Thread(target=server.serve, args=(accepting,), name="task-service", daemon=True).start()
         log.info("serving", socket=path, origin=origin)
