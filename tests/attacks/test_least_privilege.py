@@ -17,6 +17,9 @@ from typing import NamedTuple
 import pytest
 
 from kata import paths
+from kata.cgroups.group import mark_of
+from kata.cgroups.hierarchy import hierarchies, own_paths, path_in
+from kata.cgroups.mark import read_mark
 from tests.containerd.conftest import daemon
 from tests.helpers.cli import kata
 from tests.helpers.containerd import Containerd
@@ -115,6 +118,19 @@ def test_qemu_has_a_user_of_its_own_and_no_rights(live: Live) -> None:
     assert (found["NoNewPrivs"], found["Seccomp"]) == ("1", "2")
     for kind in ("mnt", "ipc"):
         assert os.stat(f"/proc/{live.vmm}/ns/{kind}").st_ino != os.stat(f"/proc/{live.holder}/ns/{kind}").st_ino
+
+
+def test_a_sandbox_has_cgroups_of_its_own(live: Live) -> None:
+    """Counted, and found by the operator: all of `kata run`'s in one; what is the pod's and what is overhead apart."""
+    ours = [live.holder, live.vmm, *live.daemons]
+    for tree in hierarchies():
+        places = {path_in(tree, own_paths(pid)) for pid in ours}
+        assert all("/kata_" in place for place in places), places
+        if live.front == "kata run":
+            assert len(places) == 1
+            folder = Path(tree.root + places.pop())
+            assert set((folder / "cgroup.procs").read_text().split()) >= {str(pid) for pid in ours}
+            assert read_mark(mark_of(str(folder))) is not None
 
 
 def test_every_thread_of_qemus_is_filtered(live: Live) -> None:

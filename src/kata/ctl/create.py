@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal, cast
 
 import msgspec
 
+from kata.cgroups.path import placement
 from kata.ctl import output, values
 from kata.ctl.errors import UsageError
 from kata.ctl.values import Volume
@@ -28,6 +29,7 @@ from kata.sandbox.reconcile import reconcile
 from kata.sandbox.store import Record, Store
 
 if TYPE_CHECKING:
+    from kata.cgroups.path import Placement
     from kata.images.config import ImageConfig
     from kata.images.rootfs import Rootfs
 
@@ -140,6 +142,7 @@ def describe(options: RunOptions, rootfs: Rootfs, assets: GuestAssets, image_nam
         sharing=Sharing(way=options.shared_fs),
         boot_timeout=options.boot_timeout,
         template=options.template,
+        cgroup=host_cgroup(sandbox_id),
     )
     return Record(
         name=options.name or f"kata-{sandbox_id[:6]}",
@@ -156,6 +159,17 @@ def describe(options: RunOptions, rootfs: Rootfs, assets: GuestAssets, image_nam
         auto_remove=options.auto_remove,
         created_at=time.time(),
     )
+
+
+def host_cgroup(sandbox_id: str) -> Placement:
+    """Where all processes of the sandbox are on this host: nobody above names a place, as an engine does for pods.
+
+    Where systemd manages the host it is a scope, like other machines' (machinectl(1) has them in machine.slice).
+    """
+    from kata.cgroups.systemd import Host
+
+    path = f"machine.slice:kata:{sandbox_id}" if Host().runs() else f"/kata/{sandbox_id}"
+    return placement(path, sandbox_id, together=True)
 
 
 def container_options(options: RunOptions, rootfs: Rootfs, sandbox_id: str) -> spec.ContainerOptions:
