@@ -17,7 +17,7 @@ from tests.helpers.reliability import record
 HERE = Path(__file__).parent
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def arena(busybox: str, debug_image: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Arena]:
     """A sandbox with a share by virtio-fs, and places for disks. Each test takes its containers away."""
     with Arena(tmp_path_factory.mktemp("arena"), debug_image) as made:

@@ -6,7 +6,6 @@ fail in any way: what counts is what everyone says afterwards.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
 import os
@@ -196,8 +195,12 @@ class CtrFront:
         if self._tasks()[slot] == "PAUSED":
             self._daemon.ctr("task", "resume", slot)
         if self._tasks()[slot] == "CREATED":
-            with contextlib.suppress(RpcError):  # its own start may have come meanwhile
+            try:
                 self._daemon.start_task(slot)
+            except RpcError as error:  # its own start may have come meanwhile; or its client took the FIFOs with it
+                if "the client makes its FIFOs first" in error.message:
+                    self._daemon.ctr("task", "delete", "-f", slot)
+                    return
             self._daemon.await_status(slot, "RUNNING")
         done = self._daemon.exec(slot, f"check{next(NUMBERS)}", "echo", slot)
         assert (done.stdout, done.returncode) == (f"{slot}\n".encode(), 0), done.stderr.decode()

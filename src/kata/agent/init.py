@@ -54,9 +54,18 @@ LINKS = (
 )
 
 
+OPEN_FILES = 1 << 20
+"""What upstream's agent has as a service: 80 processes of containers take the kernel's default of 1024. Containers
+whose specification says nothing have it too."""
+LARGE = 256 << 10
+"""Bytes from which memory goes back to the kernel as soon as it is free, and not into what threads keep."""
+
+
 def set_up() -> None:
     """Make the system usable. Raises OSError for what it cannot do without."""
     os.umask(0o022)
+    spare_memory()
+    syscalls.setrlimit(syscalls.RLIMIT_NOFILE, OPEN_FILES)
     for entry in BASE_MOUNTS:
         mount_base(entry)
     keep_standard_fds()
@@ -92,6 +101,15 @@ def mount_hierarchy(controllers: tuple[str, ...]) -> None:
         return
     for name in controllers if len(controllers) > 1 else ():
         os.symlink(",".join(controllers), f"{cgroup.ROOT}/{name}")
+
+
+def spare_memory() -> None:
+    """Have many threads at once, a flood of requests, cost little, and nothing afterwards.
+
+    The C library gives each thread a heap of its own, and has what was large once in there from then on.
+    """
+    syscalls.mallopt(syscalls.M_MMAP_THRESHOLD, LARGE)
+    syscalls.mallopt(syscalls.M_ARENA_MAX, 2)
 
 
 def catch_ctrl_alt_del() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import mmap
 import os
 import select
 import struct
@@ -43,7 +44,7 @@ def _buffer() -> memoryview:
     which costs an emulated guest as much as filling them. Pages that no output has reached are never there."""
     buffer: memoryview | None = getattr(_local, "buffer", None)
     if buffer is None:
-        buffer = _local.buffer = memoryview(bytearray(MAX_READ))
+        buffer = _local.buffer = memoryview(mmap.mmap(-1, MAX_READ))  # a bytearray is written to, all of it, to be zero
     return buffer
 
 

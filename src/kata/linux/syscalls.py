@@ -111,6 +111,11 @@ MOUNT_ATTR_RDONLY = 0x1
 MOUNT_ATTR_NOSUID = 0x2
 MOUNT_ATTR_NODEV = 0x4
 
+RLIMIT_NOFILE = 7
+M_MMAP_THRESHOLD = -3
+M_ARENA_MAX = -8
+"""mallopt(3): malloc.h of the C library."""
+
 # linux/mount.h, for fsopen(2), fsconfig(2) and fsmount(2)
 FSOPEN_CLOEXEC = 0x1
 FSCONFIG_CMD_CREATE = 6
@@ -192,6 +197,16 @@ def swapon(path: str, flags: int = 0) -> None:
 def swapoff(path: str) -> None:
     """swapoff(2)."""
     _check(_libc.swapoff(os.fsencode(path)), "swapoff", path)
+
+
+def setrlimit(resource: int, limit: int) -> None:
+    """setrlimit(2): the soft and the hard limit."""
+    _check(_libc.setrlimit(resource, (ctypes.c_uint64 * 2)(limit, limit)), "setrlimit")
+
+
+def mallopt(parameter: int, value: int) -> None:
+    """mallopt(3). A C library that does not know the parameter goes on as it was."""
+    _libc.mallopt(parameter, value)
 
 
 def unshare(flags: int) -> None:
