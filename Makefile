@@ -33,7 +33,7 @@ check: ## Say what this host can and cannot do
 	@bin/kata check
 
 .PHONY: test
-test: assets ## Run all tests: linters, unit, wire, fuzz, kernel, vm, containerd, budget
+test: assets ## Run all tests: linters, unit, wire, fuzz, kernel, vm, attacks, faults, containerd, budget
 	@$(PYTEST) -m "not soak" tests
 
 .PHONY: soak

@@ -17,7 +17,7 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("kata")
 
-FLOORS = ("linters", "unit", "wire", "fuzz", "kernel", "vm", "attacks", "containerd", "budget")
+FLOORS = ("linters", "unit", "wire", "fuzz", "kernel", "vm", "attacks", "faults", "containerd", "budget")
 """In the order of what they need and of how long they take: the cheap ones fail first."""
 
 
