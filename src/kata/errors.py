@@ -26,6 +26,23 @@ import errno
 import os
 
 LAYERS = ("config", "host", "VMM", "guest", "container")
+ROOM = ("the disk is full", "kata check shows how much room there is, and where; df -i shows inodes")
+EXHAUSTED = {
+    errno.ENOSPC: ROOM,
+    errno.EDQUOT: ROOM,
+    errno.EROFS: (
+        "the file system is read-only",
+        "mount it for writing (dmesg says why it is not), or set KATA_DATA_DIR and KATA_STATE_DIR to places that are",
+    ),
+    errno.EMFILE: ("this process may open no more files", "raise the limit: ulimit -n, or LimitNOFILE= of its unit"),
+    errno.ENFILE: ("the host may open no more files", "raise the limit: sysctl fs.file-max"),
+    errno.ENOMEM: ("there is no memory left", "free some, or raise the limit: ulimit -v, or MemoryMax= of its unit"),
+    errno.EAGAIN: (
+        "no more processes or threads may be started",
+        "end some, or raise the limit: ulimit -u, TasksMax= of its unit, or sysctl kernel.threads-max",
+    ),
+}
+"""What a host can have too little of, by the system's error: the sentence, and what to do about it."""
 
 
 class KataError(Exception):
@@ -48,15 +65,22 @@ class KataError(Exception):
 
 def unexpected(error: BaseException) -> KataError:
     """The sentence for an exception that no room has made one of its own of: the system's, or a fault of ours."""
+    if isinstance(error, MemoryError) or "can't start new thread" in str(error):  # CPython's word for EAGAIN there
+        error = OSError(errno.ENOMEM if isinstance(error, MemoryError) else errno.EAGAIN, str(error))
     if not isinstance(error, OSError):
         return KataError(
             f"an unexpected fault: {type(error).__name__}: {error}",
             hint="please report it, with what KATA_TRACEBACK=1 or the sandbox's runtime.log shows",
         )
     where = f" ({error.filename})" if error.filename else ""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return KataError(f"the disk is full{where}", hint="kata check shows how much room there is, and where")
+    if error.errno in EXHAUSTED:
+        return KataError(f"{EXHAUSTED[error.errno][0]}{where}", hint=EXHAUSTED[error.errno][1])
     what = f"the system refused: {error.strerror or error}{where}"
     if error.errno in (errno.EACCES, errno.EPERM) and os.geteuid() != 0:
         return KataError(what, hint="run this as root, or with sudo")
     return KataError(what, hint="KATA_TRACEBACK=1 shows where")
+
+
+def advice(error: BaseException, otherwise: str = "") -> str:
+    """What to do about an error of the system that says that the host has too little of something."""
+    return EXHAUSTED[error.errno][1] if isinstance(error, OSError) and error.errno in EXHAUSTED else otherwise

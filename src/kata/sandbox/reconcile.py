@@ -138,7 +138,8 @@ def _bury(store: Store, record: Record) -> None:
     record.status, record.exit_code, record.processes = "stopped", LOST_EXIT_CODE, []
     record.finished_at = time.time()
     record.error = "the process that held the sandbox was killed"
-    store.write(record)
+    with contextlib.suppress(OSError):  # a full disk keeps nobody from looking, nor from removing it
+        store.write(record)
 
 
 def _clear_cgroups(store: Store, record: Record) -> None:

@@ -80,10 +80,14 @@ class Store:
                     )
             self._remove_hidden()
             unborn = self.directory(f"{UNBORN}{record.sandbox.id}")
-            unborn.mkdir(mode=0o700)
-            lock = self.hold(unborn.name)
-            _write_record(unborn, record)
-            unborn.rename(self.directory(record.sandbox.id))
+            with contextlib.ExitStack() as undo:
+                unborn.mkdir(mode=0o700)
+                undo.callback(_remove_flat, unborn)
+                lock = self.hold(unborn.name)
+                undo.callback(os.close, lock)
+                _write_record(unborn, record)
+                unborn.rename(self.directory(record.sandbox.id))
+                undo.pop_all()
         return lock
 
     def write(self, record: Record) -> None:
@@ -244,8 +248,20 @@ class Store:
 
 def _write_record(directory: Path, record: Record) -> None:
     temporary = directory / f"persist.json.{os.getpid()}"
-    temporary.write_bytes(msgspec.json.encode(record))
-    temporary.rename(directory / "persist.json")
+    try:
+        temporary.write_bytes(msgspec.json.encode(record))
+        temporary.rename(directory / "persist.json")
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, os.fspath(directory / "persist.json")) from None
+
+
+def _remove_flat(folder: Path) -> None:
+    """Remove a folder of files, by one descriptor at a time: there may be no second one left."""
+    with contextlib.suppress(OSError):
+        for name in os.listdir(folder):
+            os.unlink(folder / name)
+        os.rmdir(folder)
 
 
 def living(pids: Iterable[int]) -> list[ProcessRef]:
