@@ -73,7 +73,7 @@ def unexpected(error: BaseException) -> KataError:
             hint="please report it, with what KATA_TRACEBACK=1 or the sandbox's runtime.log shows",
         )
     where = f" ({error.filename})" if error.filename else ""
-    if error.errno in EXHAUSTED:
+    if error.errno in EXHAUSTED and not (error.errno == errno.EAGAIN and error.filename):  # a fork has no file
         return KataError(f"{EXHAUSTED[error.errno][0]}{where}", hint=EXHAUSTED[error.errno][1])
     what = f"the system refused: {error.strerror or error}{where}"
     if error.errno in (errno.EACCES, errno.EPERM) and os.geteuid() != 0:

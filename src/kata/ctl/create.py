@@ -22,10 +22,12 @@ from kata.cgroups.path import placement
 from kata.ctl import output, values
 from kata.ctl.errors import UsageError
 from kata.ctl.values import Volume
+from kata.errors import KataError
 from kata.hypervisor.machine import Accelerator, Disk, MachineType, PublishedPort
+from kata.linux.nofile import require_files
 from kata.sandbox import spec
 from kata.sandbox.config import ContainerConfig, DiskRootfs, GuestAssets, SandboxConfig, SharedFs, Sharing
-from kata.sandbox.reconcile import reconcile
+from kata.sandbox.reconcile import reconcile, remove_leftovers
 from kata.sandbox.store import Record, Store
 
 if TYPE_CHECKING:
@@ -106,6 +108,7 @@ def create(options: RunOptions, cleanup: contextlib.ExitStack) -> tuple[Store, R
     from kata.ctl.prepare import check_machine, check_ports, guest_assets
     from kata.images.store import ImageStore
 
+    require_files()
     store = Store()
     reconcile(store)
     check_ports(options.ports)
@@ -118,8 +121,20 @@ def create(options: RunOptions, cleanup: contextlib.ExitStack) -> tuple[Store, R
     cleanup.callback(rootfs.close)
     record = describe(options, rootfs, assets, image.name or options.image)
     lock = store.create(record)
-    save_users(store, record, rootfs)
+    try:
+        save_users(store, record, rootfs)
+    except BaseException:
+        os.close(lock)
+        remove_unlaunched(store, record)
+        raise
     return store, record, lock
+
+
+def remove_unlaunched(store: Store, record: Record) -> None:
+    """Take a sandbox away whose start failed before it had a process of its own: nothing of it is of any use."""
+    with contextlib.suppress(KataError, OSError):
+        if not store.was_held(record.sandbox.id):
+            remove_leftovers(store, record.sandbox.id)
 
 
 def describe(options: RunOptions, rootfs: Rootfs, assets: GuestAssets, image_name: str) -> Record:
@@ -233,5 +248,8 @@ def stop_signal(text: str) -> int:
 def save_users(store: Store, record: Record, rootfs: Rootfs) -> None:
     """Keep the image's users beside the record, for later `kata exec -u`."""
     directory = store.directory(record.sandbox.id)
-    (directory / "passwd").write_text(rootfs.passwd)
-    (directory / "group").write_text(rootfs.group)
+    for name, text in (("passwd", rootfs.passwd), ("group", rootfs.group)):
+        try:
+            (directory / name).write_text(text)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, os.fspath(directory / name)) from None

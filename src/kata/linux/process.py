@@ -15,7 +15,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from typing import IO
 
-from kata.errors import KataError
+from kata.errors import KataError, advice
 from kata.linux import startmark
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -160,7 +160,7 @@ def spawn(
         ) from None
     except OSError as error:
         raise ProcessError(
-            f"{program or argv[0]} cannot be started: {error.strerror}", detail=shlex.join(argv)
+            f"{program or argv[0]} cannot be started: {error.strerror}", hint=advice(error), detail=shlex.join(argv)
         ) from error
 
 

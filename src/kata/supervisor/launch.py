@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NoReturn
 
-from kata.errors import KataError, unexpected
+from kata.errors import KataError, advice, unexpected
 from kata.linux.closing import close_all_but
 from kata.linux.title import set_title
 from kata.sandbox import errors
@@ -73,15 +73,16 @@ def launch(
     Raises the KataError that stopped the start; the sandbox's folder then says so too (or is gone, for one that
     was to be removed at its end).
     """
-    read_end, write_end = os.pipe2(os.O_CLOEXEC)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    pid = os.fork()
-    if pid == 0:
-        os.close(read_end)
-        _become_supervisor(store, record, stdio, lock, write_end)
-    os.close(write_end)
-    os.close(lock)
+    with contextlib.ExitStack() as ours:
+        ours.callback(os.close, lock)
+        read_end, write_end = os.pipe2(os.O_CLOEXEC)
+        ours.callback(os.close, write_end)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        pid = _fork(read_end)
+        if pid == 0:
+            os.close(read_end)
+            _become_supervisor(store, record, stdio, lock, write_end)
     reports = _Reports(read_end)
     try:
         with _ending_on_signals():
@@ -94,6 +95,16 @@ def launch(
         _end(pid)
         raise
     return Launched(reports)
+
+
+def _fork(read_end: int) -> int:
+    try:
+        return os.fork()
+    except OSError as error:
+        os.close(read_end)
+        raise SandboxError(
+            f"no process can be started for the sandbox: {error.strerror}", hint=advice(error)
+        ) from error
 
 
 @contextlib.contextmanager
@@ -148,9 +159,24 @@ def _become_supervisor(store: Store, record: Record, stdio: StdioPaths, lock: in
 
         status = supervise(store, record, stdio, report)
     except Exception as error:  # noqa: BLE001 - whatever it is, the command that waits has to hear of it
-        os.write(report, json.dumps(report_error(unexpected(error))).encode() + b"\n")
+        failure = error if isinstance(error, KataError) else unexpected(error)
+        finish(store, record, 125, failure.what)
+        os.write(report, json.dumps(report_error(failure)).encode() + b"\n")
     finally:
         os._exit(status)
+
+
+def finish(store: Store, record: Record, code: int | None, error: str) -> None:
+    """Put the container's end on record, or remove the sandbox where that was wished."""
+    record.status, record.finished_at, record.processes = "stopped", time.time(), []
+    record.exit_code, record.error = code, error
+    try:
+        if record.auto_remove:
+            store.remove(record.sandbox.id)
+        else:
+            store.write(record)
+    except OSError:
+        pass  # a full disk: the folder still says "running", and its free lock says otherwise
 
 
 class _Reports:

@@ -31,7 +31,7 @@ from kata.sandbox.sandbox import Sandbox
 from kata.sandbox.stdio import LogSink, StdioPaths, client_streams
 from kata.sandbox.store import living
 from kata.supervisor.client import SOCKET
-from kata.supervisor.launch import report_end, report_error
+from kata.supervisor.launch import finish, report_end, report_error
 from kata.supervisor.service import ControlService, to_status
 
 if TYPE_CHECKING:
@@ -61,13 +61,7 @@ def supervise(store: Store, record: Record, stdio: StdioPaths, report: int) -> i
         container = _start(store, record, sandbox, stdio, ended)
         ended.set_on(signal.SIGTERM)
     except BaseException as error:  # noqa: BLE001 - whatever it is, the sandbox comes down and it is reported
-        sandbox.stop(graceful=False)
-        remove_vm_directory(record.sandbox.id)  # an interruption may have come between a thing and its undoing
-        failure = _failure(error) if not sandbox.failure else GuestError(sandbox.failure)
-        log.error("start failed", error=failure.what, detail=failure.detail)
-        _finish(store, record, 125, failure.what)
-        _report(report, report_error(failure))
-        return 1
+        return _give_up(store, record, sandbox, error, log, report)
     service, rpcs = ControlService(sandbox, container), Durations()
     with (
         Server({"kata.control.v1.Control": Timed(service, rpcs)}, to_status) as server,
@@ -78,16 +72,30 @@ def supervise(store: Store, record: Record, stdio: StdioPaths, report: int) -> i
         threading.Thread(target=_watch_health, args=(sandbox, log), name="health", daemon=True).start()
         # Not before: whoever reads that it runs may ask it for something.
         record.status, record.started_at, record.phases = "running", time.time(), sandbox.phases
-        store.write(record)
+        try:
+            store.write(record)
+        except OSError as error:
+            return _give_up(store, record, sandbox, error, log, report)
         _report(report, {"status": "running"})
         ended.wait()
         why = sandbox.explain(container.init.error)
         _end(sandbox, container, log)
-        _finish(store, record, container.init.exit_code, why)
+        finish(store, record, container.init.exit_code, why)
         service.recorded.set()
         _report(report, report_end(container.init.exit_code or 0, why))
         service.drain(TELL_TIMEOUT)
     return 0
+
+
+def _give_up(store: Store, record: Record, sandbox: Sandbox, error: BaseException, log: Logger, report: int) -> int:
+    """Take down what was begun, and tell why; the exit code."""
+    sandbox.stop(graceful=False)
+    remove_vm_directory(record.sandbox.id)  # an interruption may have come between a thing and its undoing
+    failure = _failure(error) if not sandbox.failure else GuestError(sandbox.failure)
+    log.error("start failed", error=failure.what, detail=failure.detail)
+    _finish(store, record, 125, failure.what)
+    _report(report, report_error(failure))
+    return 1
 
 
 def _watch_health(sandbox: Sandbox, log: Logger) -> None:
@@ -128,18 +136,6 @@ def _end(sandbox: Sandbox, container: Container, log: Logger) -> None:
     sandbox.stop()
     if container.init.wait(5.0) is None:
         container.init.exit_code = LOST_EXIT_CODE
-
-
-def _finish(store: Store, record: Record, code: int | None, error: str) -> None:
-    record.status, record.finished_at, record.processes = "stopped", time.time(), []
-    record.exit_code, record.error = code, error
-    try:
-        if record.auto_remove:
-            store.remove(record.sandbox.id)
-        else:
-            store.write(record)
-    except OSError:
-        pass  # a full disk: the folder still says "running", and its free lock says otherwise
 
 
 def _interrupt_on_signal(ended: Flag) -> None:

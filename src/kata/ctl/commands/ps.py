@@ -7,7 +7,7 @@ import shlex
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from kata.sandbox.store import Record
+    from kata.sandbox.store import Record, Store
 
 HELP = "list containers"
 
@@ -27,7 +27,8 @@ def execute(args: argparse.Namespace) -> int:
 
     store = Store()
     reconcile(store)
-    records = [record for record in store.records() if args.all or record.status != "stopped"]
+    found = [as_it_is(store, record) for record in store.records()]
+    records = [record for record in found if args.all or record.status != "stopped"]
     if args.json:
         for record in records:
             output.json_line(summary(record))
@@ -50,6 +51,16 @@ def execute(args: argparse.Namespace) -> int:
         ]
         output.table(("CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS", "MANAGER", "NAME"), rows)
     return 0
+
+
+def as_it_is(store: Store, record: Record) -> Record:
+    """The record, though a full disk kept it from being written that its sandbox is dead."""
+    if record.status != "stopped" and not store.alive(record.sandbox.id):
+        from kata.sandbox.process import LOST_EXIT_CODE
+
+        record.status, record.finished_at = "stopped", record.finished_at or record.created_at
+        record.exit_code, record.error = LOST_EXIT_CODE, "the process that held the sandbox was killed"
+    return record
 
 
 def status(record: Record) -> str:

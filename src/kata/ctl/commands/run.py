@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 from typing import TYPE_CHECKING
 
 from kata.ctl.errors import UsageError
@@ -111,7 +112,7 @@ def _configure_machine(add: Callable[..., argparse.Action]) -> None:
 def execute(args: argparse.Namespace) -> int:
     """Create the sandbox, start it, and stay attached unless asked not to."""
     from kata.ctl.attach import require_terminal
-    from kata.ctl.create import RunOptions, create
+    from kata.ctl.create import RunOptions, create, remove_unlaunched
 
     if args.detach and (args.interactive or args.tty):
         raise UsageError("-d goes with neither -i nor -t", hint="attach later: kata exec -it NAME sh")
@@ -119,7 +120,12 @@ def execute(args: argparse.Namespace) -> int:
         require_terminal()
     options = RunOptions.from_arguments(args)
     with contextlib.ExitStack() as stack:
-        return _run(options, *create(options, stack))
+        store, record, lock = create(options, stack)
+        try:
+            return _run(options, store, record, lock)
+        except BaseException:
+            remove_unlaunched(store, record)
+            raise
 
 
 def _run(options: RunOptions, store: Store, record: Record, lock: int) -> int:
@@ -141,8 +147,13 @@ def _run_attached(options: RunOptions, store: Store, record: Record, lock: int) 
     from kata.supervisor.launch import launch
 
     directory = store.directory(record.sandbox.id)
+    try:
+        made = Attachment(directory, "init", stdin=options.interactive, terminal=options.tty)
+    except BaseException:
+        os.close(lock)
+        raise
     with (
-        Attachment(directory, "init", stdin=options.interactive, terminal=options.tty) as attachment,
+        made as attachment,
         launch(store, record, attachment.paths, lock, hold) as launched,
         contextlib.ExitStack() as stack,
     ):

@@ -12,6 +12,7 @@ import stat
 from contextlib import ExitStack
 from pathlib import Path
 
+from kata.errors import advice
 from kata.hypervisor.errors import HypervisorError, SpecError
 from kata.hypervisor.machine import Disk, MachineSpec, SharedDirectory, TapNic
 from kata.hypervisor.qemu.devices import PMEM_ALIGNMENT, Port, VsockEndpoint, all_disks, pmems
@@ -51,7 +52,7 @@ def _open(path: str, flags: int, what: str, stack: ExitStack) -> int:
     except OSError as error:
         raise HypervisorError(
             f"the {what} {path} cannot be opened: {error.strerror}",
-            hint="check that it is there; the guest image is made by kata's osbuilder",
+            hint=advice(error, "check that it is there; the guest image is made by kata's osbuilder"),
             layer="host",
         ) from error
     stack.callback(os.close, fd)
