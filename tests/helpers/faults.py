@@ -9,11 +9,12 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from kata import paths
+from kata.errors import LAYERS
 from tests.helpers.cli import ARGV, TIMEOUT, kata, leftovers
 
 QEMU = "/usr/bin/qemu-system-x86_64"
@@ -40,7 +41,9 @@ def said(done: subprocess.CompletedProcess[bytes]) -> Said:
     """Take apart what a `kata` command has written to standard error. A traceback or a broken sentence fails."""
     lines = done.stderr.decode(errors="replace").splitlines()
     assert not any("Traceback" in line or line.startswith("Exception ") for line in lines), lines
-    found = [number for number, line in enumerate(lines) if line.startswith("kata: ")]
+    found = [
+        number for number, line in enumerate(lines) if line.startswith(tuple(f"kata: {name}: " for name in LAYERS))
+    ]
     if not found:
         return Said(done.returncode, done.stdout.decode(errors="replace"), "", "", "", "\n".join(lines))
     first = found[-1]
@@ -95,11 +98,15 @@ def small(place: Path, options: str) -> Iterator[Path]:
 
 def fill(folder: Path, leave: int = 0) -> None:
     """Take all room of a file system but `leave` bytes."""
-    with (folder / "filling").open("wb", buffering=0) as file:
-        there = os.statvfs(folder)
-        free = there.f_bavail * there.f_frsize - leave
-        if free > 0:
-            os.posix_fallocate(file.fileno(), 0, free)
+    with (folder / "filling").open("wb", buffering=0) as file, suppress(OSError):
+        while (free := room(folder) - leave) > 0:
+            file.write(bytes(min(free, 1 << 20)))
+
+
+def room(folder: Path) -> int:
+    """Bytes that are free in a file system."""
+    there = os.statvfs(folder)
+    return there.f_bavail * there.f_frsize
 
 
 def data_folder(place: Path, *shared: str) -> Path:

@@ -93,7 +93,7 @@ def _give_up(store: Store, record: Record, sandbox: Sandbox, error: BaseExceptio
     remove_vm_directory(record.sandbox.id)  # an interruption may have come between a thing and its undoing
     failure = _failure(error) if not sandbox.failure else GuestError(sandbox.failure)
     log.error("start failed", error=failure.what, detail=failure.detail)
-    _finish(store, record, 125, failure.what)
+    finish(store, record, 125, failure.what)
     _report(report, report_error(failure))
     return 1
 
