@@ -6,6 +6,7 @@ an initramfs may have done some of it. Nothing that a test or a service on a hos
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -65,7 +66,8 @@ def set_up() -> None:
     """Make the system usable. Raises OSError for what it cannot do without."""
     os.umask(0o022)
     spare_memory()
-    syscalls.setrlimit(syscalls.RLIMIT_NOFILE, OPEN_FILES)
+    with contextlib.suppress(PermissionError):  # without CAP_SYS_RESOURCE, which a guest's first process has
+        syscalls.setrlimit(syscalls.RLIMIT_NOFILE, OPEN_FILES)
     for entry in BASE_MOUNTS:
         mount_base(entry)
     keep_standard_fds()

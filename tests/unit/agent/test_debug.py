@@ -7,7 +7,7 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import NamedTuple
@@ -68,11 +68,22 @@ class Server(NamedTuple):
 
     def wait_for(self, command: str) -> None:
         """Until something runs with this command line."""
-        line = command.replace(" ", "\0") + "\0"
         deadline = time.monotonic() + 20.0
-        while line not in (read_quietly(path) for path in Path("/proc").glob("[0-9]*/cmdline")):
+        while not self._runs(command):
             assert time.monotonic() < deadline
             time.sleep(0.05)
+
+    def wait_gone(self, command: str, act: Callable[[], None]) -> None:
+        """Until it runs no more. A program may run before the terminal is its own: so `act` again and again."""
+        deadline = time.monotonic() + 20.0
+        while self._runs(command):
+            assert time.monotonic() < deadline
+            act()
+            time.sleep(0.2)
+
+    def _runs(self, command: str) -> bool:
+        line = command.replace(" ", "\0") + "\0"
+        return line in (read_quietly(path) for path in Path("/proc").glob("[0-9]*/cmdline"))
 
 
 def read_quietly(path: Path) -> str:
@@ -105,9 +116,11 @@ def test_a_shell_on_a_terminal_of_its_own(server: Server) -> None:
         said = console.ask("tty; stty size; ps -o sid= -o pgid= -p $$; echo $$; pwd")
         tty, size, ids, pid, folder = (line.strip() for line in said.splitlines())
         assert (tty.startswith("/dev/pts/"), size, ids.split(), folder) == (True, "24 80", [pid, pid], os.getcwd())
-        console.type("sleep 1000\r")
-        server.wait_for("sleep 1000")
-        console.type("\x03echo interr''upted\r")  # Ctrl-C reaches the foreground, not the shell
+        program = f"sleep {1_000_000 + os.getpid()}"  # nobody else's
+        console.type(f"{program}\r")
+        server.wait_for(program)
+        server.wait_gone(program, lambda: console.type("\x03"))  # Ctrl-C reaches the foreground, not the shell
+        console.type("echo interr''upted\r")
         console.until("interrupted")
 
 
