@@ -98,6 +98,7 @@ def _second_opinion(data: bytes) -> list[tuple[str, int]] | None:
                     not PLAIN_SIZE.fullmatch(header[124:136])
                     or header[257:265] not in MAGIC
                     or header[508:] == STAR
+                    or (header[257:265] == MAGIC[1] and any(header[345:500]))  # Python takes GNU's own for a prefix
                     or not member.name
                 ):
                     break
