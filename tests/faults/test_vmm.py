@@ -86,7 +86,8 @@ def test_a_file_daemon_that_stands_still(tmp_path: Path, tell: Tell) -> None:
     tell("the file daemon stands still", done.outcome)
 
 
-@pytest.mark.parametrize("name", ["vmlinuz", pytest.param("kata-containers.img", marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize("name", ["vmlinuz", "kata-containers.img"])
 def test_a_damaged_file_of_the_guest_is_made_again(name: str, tmp_path: Path, tell: Tell) -> None:
     """The kernel and the image carry their sums."""
     data = tmp_path / "data"
